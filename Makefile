@@ -1,0 +1,56 @@
+# Every command a contributor needs; `make` lists them.
+
+PYTHON ?= python3
+# Passed to pip, for instance to name an index that has the wheels of another torch build.
+PIP_FLAGS ?=
+
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help venv real-inputs demo test lint format test-slow test-gpu wheel clean
+
+help: ## list these commands
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+venv: $(INSTALLED) ## set up .venv with everything the tests and the demo need
+
+$(INSTALLED): pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) --upgrade pip
+	$(BIN)/python -m pip install --quiet $(PIP_FLAGS) --editable '.[test]'
+	@touch $@
+
+real-inputs: $(INSTALLED) ## fetch the real model and data into the cache, 250 MB, once
+	@$(BIN)/python -m tests.real_inputs.fetch
+
+demo: real-inputs ## train unlike tasks together on one real model and show what each learned
+	$(BIN)/python -m tests.demo
+
+test: lint real-inputs ## lint, then all tests but the slow ones and those for a GPU
+	$(BIN)/python -m pytest
+
+lint: $(INSTALLED) ## ruff, pyright, import-linter
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+format: $(INSTALLED) ## let ruff mend and format the code
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+test-slow: real-inputs ## the tests that take minutes on two cores
+	$(BIN)/python -m pytest -m slow
+
+test-gpu: real-inputs ## the tests that need a CUDA device
+	$(BIN)/python -m pytest -m gpu
+
+wheel: $(INSTALLED) ## build a wheel into dist/
+	rm -rf build
+	$(BIN)/python -m pip wheel --quiet $(PIP_FLAGS) --no-deps --wheel-dir dist .
+
+clean: ## remove build outputs and tool caches; .venv and .cache stay
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""Dashboards of a run, drawn from its metrics."""

@@ -1,0 +1,1 @@
+"""What a job is: specs, records, errors. Pure Python: no torch, no ray."""

@@ -1,0 +1,200 @@
+"""What flows between worker, scheduler and the people who watch: small records, all picklable and JSON-ready."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from jobs.spec import JobSpec
+
+
+class JobState(StrEnum):
+    """Where a job is in its life."""
+
+    PENDING = "PENDING"
+    STARTING = "STARTING"
+    RUNNING = "RUNNING"
+    SUCCEEDED = "SUCCEEDED"
+    FAILED = "FAILED"
+    CANCELLED = "CANCELLED"
+
+    @property
+    def is_terminal(self) -> bool:
+        """True where no further change can follow."""
+        return self in _TERMINAL
+
+
+_TERMINAL = frozenset({JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED})
+
+ALLOWED_TRANSITIONS: dict[JobState, frozenset[JobState]] = {
+    JobState.PENDING: frozenset({JobState.STARTING, JobState.FAILED, JobState.CANCELLED}),
+    JobState.STARTING: frozenset({JobState.RUNNING, JobState.FAILED, JobState.CANCELLED}),
+    JobState.RUNNING: frozenset({JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED}),
+    JobState.SUCCEEDED: frozenset(),
+    JobState.FAILED: frozenset(),
+    JobState.CANCELLED: frozenset(),
+}
+"""The life of a job. STARTING: handed to a worker (loading, tokenising, waiting for room there); RUNNING: admitted."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaseKey:
+    """Identity of a frozen base model: jobs with equal keys can share one copy in memory."""
+
+    model_name_or_path: str
+    revision: str | None
+    dtype: str
+
+    def __str__(self) -> str:
+        revision = f"@{self.revision[:12]}" if self.revision else ""
+        return f"{self.model_name_or_path}{revision} ({self.dtype})"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Placement:
+    """A decision of the placement policy: this job runs on that worker, because."""
+
+    job_id: str
+    worker_id: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Assignment:
+    """A job handed to a worker."""
+
+    job_id: str
+    spec: JobSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """One change in a job's life, with a reason code for machines and a sentence for people."""
+
+    sequence: int
+    """Position in the run's history; orders events without trusting a clock."""
+    time_unix_seconds: float
+    job_id: str
+    state: JobState
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobProgress:
+    """What a job's owner sees of it; updated from step and evaluation reports."""
+
+    step: int = 0
+    total_steps: int | None = None
+    epoch: float = 0.0
+    train_loss: float | None = None
+    """Loss of the last logged optimizer step, mean over its label tokens."""
+    eval_loss: float | None = None
+    eval_exact_match: float | None = None
+    tokens: int = 0
+    """Tokens trained on so far, prompt and completion, without padding."""
+    busy_seconds: float = 0.0
+    """Worker time spent on this job: its share, by tokens, of each pack that it ran in."""
+
+
+@dataclass(kw_only=True)
+class Job:
+    """A submitted spec and its life. The only mutable record; the scheduler is its sole owner."""
+
+    id: str
+    spec: JobSpec
+    state: JobState = JobState.PENDING
+    reason: str = "submitted"
+    message: str = "waiting to be placed"
+    worker_id: str | None = None
+    progress: JobProgress = field(default_factory=JobProgress)
+    artifact: str | None = None
+    """Directory of the published adapter, once there is one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepReport:
+    """One optimizer step of one job, as its worker saw it."""
+
+    job_id: str
+    step: int
+    """1-based number of the optimizer step that was just taken."""
+    total_steps: int
+    epoch: float
+    loss: float
+    learning_rate: float
+    grad_norm: float
+    """L2 norm of the whole adapter's gradient before clipping."""
+    label_tokens: int
+    tokens: int
+    seconds: float
+    """Worker time attributed to the step: the job's share, by tokens, of each pack it ran in."""
+    skipped: bool = False
+    """True when the loss or gradient was not finite and the weights were left as they were."""
+    logged: bool = True
+    """Belongs into the metrics history: the first, the last, and every `logging_steps`-th step."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalReport:
+    """One pass over a job's evaluation rows."""
+
+    job_id: str
+    step: int
+    epoch: float
+    loss: float
+    """Mean over label tokens."""
+    exact_match: float
+    """Share of rows whose every label token, end token included, is the most likely one."""
+    rows: int
+    label_tokens: int
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class StateReport:
+    """A job changed state on its worker: admitted (RUNNING), finished (SUCCEEDED), or gave up (FAILED)."""
+
+    job_id: str
+    state: JobState
+    reason: str
+    message: str
+    staged_artifact: str | None = None
+    """With SUCCEEDED: the complete artifact directory, waiting to be published by the scheduler."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogReport:
+    """A line for the job's log: what its owner should know, such as how many rows were truncated."""
+
+    job_id: str
+    message: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerStatus:
+    """What a worker says of itself; counters grow from the moment its base was loaded."""
+
+    worker_id: str
+    base: BaseKey
+    base_loaded: bool
+    adapters: int
+    """Jobs whose adapters are in the worker's memory now."""
+    waiting: int
+    """Jobs handed to the worker that do not fit yet."""
+    busy_seconds: float = 0.0
+    wall_seconds: float = 0.0
+    tokens: int = 0
+    error: str | None = None
+    """Last line of the traceback that ended the worker, if one did."""
+
+
+Report = StepReport | EvalReport | StateReport | LogReport
+"""Everything that a worker tells the scheduler about a job."""
+
+
+def to_json(record: Any) -> dict[str, Any]:
+    """A record as a flat JSON object, `None` fields left out."""
+    fields: dict[str, Any] = record.__dict__
+    return {key: value for key, value in fields.items() if value is not None}

@@ -1,0 +1,98 @@
+"""Fields that the schema knows and the software does not act on yet: setting one is refused, never ignored.
+
+When a feature lands, its line here goes; nothing else changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import cast
+
+from jobs.errors import Problem
+from jobs.field_paths import FieldPath, shown_path
+from jobs.shown import shown_value
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unsupported:
+    """A field, and which of its values ask for what is not there."""
+
+    field: str
+    """Dotted; `[]` stands for every item of a list."""
+    asks: Callable[[object], bool]
+    """True for values that would have to do something."""
+    instead: str
+    """What to write."""
+
+
+def _is_true(value: object) -> bool:
+    return value is True
+
+
+def _is_given(_value: object) -> bool:
+    return True
+
+
+def _is_not(*inert: object) -> Callable[[object], bool]:
+    return lambda value: value not in inert
+
+
+_is_set = _is_not(None, [], ())
+
+UNSUPPORTED: tuple[Unsupported, ...] = (
+    Unsupported(field="model.load_in_4bit", asks=_is_true, instead="leave it out; model.dtype: bfloat16 halves memory"),
+    Unsupported(field="model.load_in_8bit", asks=_is_true, instead="leave it out; model.dtype: bfloat16 halves memory"),
+    Unsupported(field="model.trust_remote_code", asks=_is_true, instead="take a model that transformers knows itself"),
+    Unsupported(field="lora.modules_to_save", asks=_is_set, instead="leave it out; only adapters are trained"),
+    Unsupported(field="lora.use_dora", asks=_is_true, instead="leave it out; use_rslora is there"),
+    Unsupported(field="lora.parent", asks=_is_set, instead="leave it out; adapters are not stacked"),
+    Unsupported(field="lora.init_from", asks=_is_set, instead="leave it out; adapters start from init_lora_weights"),
+    Unsupported(field="lora.loraplus_lr_ratio", asks=_is_set, instead="leave it out; A and B share learning_rate"),
+    Unsupported(field="task_type", asks=_is_not("CAUSAL_LM"), instead="write CAUSAL_LM, with the label as completion"),
+    Unsupported(field="datasets[].weight", asks=_is_set, instead="leave it out; max_samples sets how many rows count"),
+    Unsupported(field="eval_datasets[].weight", asks=_is_set, instead="leave it out; every row counts the same"),
+    Unsupported(field="training.gradient_checkpointing", asks=_is_true, instead="lower per_device_train_batch_size"),
+    Unsupported(field="training.neftune_noise_alpha", asks=_is_set, instead="leave it out"),
+    Unsupported(field="training.label_smoothing_factor", asks=_is_not(None, 0), instead="leave it out"),
+    Unsupported(field="training.save_steps", asks=_is_given, instead="leave it out; the final adapter is saved"),
+    Unsupported(field="training.save_total_limit", asks=_is_given, instead="leave it out; the final adapter is saved"),
+    Unsupported(field="training.load_best_model_at_end", asks=_is_true, instead="leave it out; the last step is kept"),
+    Unsupported(field="training.early_stopping_patience", asks=_is_set, instead="leave it out; set max_steps"),
+    Unsupported(field="training.metric_for_best_model", asks=_is_not("eval_loss"), instead="leave it out"),
+    Unsupported(field="training.greater_is_better", asks=_is_set, instead="leave it out"),
+    Unsupported(field="training.max_skipped_rows", asks=_is_not(None, 0), instead="mend or remove unreadable rows"),
+    Unsupported(field="scheduling.queue", asks=_is_not("default"), instead="leave it out; there is one queue"),
+    Unsupported(field="scheduling.max_execution_time", asks=_is_set, instead="leave it out; set training.max_steps"),
+    Unsupported(field="job_recovery.max_restarts_on_errors", asks=_is_not(0), instead="leave it out or write 0"),
+    Unsupported(field="output.uri", asks=_is_set, instead="leave it out; the output directory of the run is used"),
+    Unsupported(field="output.push_to_hub", asks=_is_true, instead="upload the finished adapter yourself"),
+    Unsupported(field="output.hub_model_id", asks=_is_set, instead="leave it out"),
+    Unsupported(field="report_to", asks=_is_not("none", [], ()), instead="write none; metrics are on disk"),
+)
+
+
+def unsupported(explicit: Mapping[str, object]) -> list[Problem]:
+    """What a document asks for that is not there yet.
+
+    Args:
+        explicit: the fields that were written, and only those, since defaults ask for nothing: a document as read, or
+            `spec.model_dump(exclude_unset=True)`.
+    """
+    return [
+        Problem(field=shown_path(path), value=shown_value(value), message=f"not supported yet: {entry.instead}")
+        for entry in UNSUPPORTED
+        for path, value in _found(explicit, tuple(entry.field.replace("[]", ".[]").split(".")), ())
+        if entry.asks(value)
+    ]
+
+
+def _found(data: object, steps: tuple[str, ...], path: FieldPath) -> Iterator[tuple[FieldPath, object]]:
+    if not steps:
+        yield path, data
+    elif steps[0] == "[]":
+        if isinstance(data, list | tuple):
+            for index, item in enumerate(cast("list[object]", data)):
+                yield from _found(item, steps[1:], (*path, index))
+    elif isinstance(data, Mapping) and steps[0] in data:
+        yield from _found(cast("Mapping[str, object]", data)[steps[0]], steps[1:], (*path, steps[0]))

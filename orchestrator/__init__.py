@@ -1,0 +1,1 @@
+"""Who runs where, and what next: policies, scheduler, clusters, commands."""

@@ -1,0 +1,232 @@
+"""The `loraloom` command: parses, calls, prints. Data on stdout, everything else on stderr."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, NoReturn
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from jobs.errors import LoraloomError, Problem, SpecError
+
+EXIT_FAILED = 1
+EXIT_INVALID = 2
+EXIT_INTERRUPTED = 130
+EXIT_TERMINATED = 143
+
+app = typer.Typer(
+    name="loraloom",
+    help="Train many LoRA adapters at once on one frozen base model.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Specs = Annotated[list[Path], typer.Argument(metavar="SPEC...", help="YAML files with job specs.")]
+Set = Annotated[
+    list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Override a field of every job; repeatable.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
+TokenBudget = Annotated[int, typer.Option(min=1, help="Tokens that a pack of several jobs may hold.")]
+
+
+class _Terminated(BaseException):
+    """SIGTERM arrived."""
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    signal.signal(signal.SIGTERM, _raise_terminated)
+    try:
+        app(standalone_mode=False)
+    except typer.Exit as stop:
+        sys.exit(stop.exit_code)
+    except typer.Abort:
+        sys.exit(EXIT_INTERRUPTED)
+    except KeyboardInterrupt:
+        _stderr().print("interrupted: jobs that had not finished are not kept", style="yellow")
+        sys.exit(EXIT_INTERRUPTED)
+    except _Terminated:
+        _stderr().print("terminated: jobs that had not finished are not kept", style="yellow")
+        sys.exit(EXIT_TERMINATED)
+    except SpecError as error:
+        _print_problems(error.problems)
+        sys.exit(EXIT_INVALID)
+    except LoraloomError as error:
+        _stderr().print(Text(str(error), style="red"))
+        sys.exit(EXIT_FAILED)
+    except Exception as error:
+        if not hasattr(error, "exit_code"):
+            raise
+        # Usage errors of the command-line parser know how to show themselves.
+        error.show()  # type: ignore[attr-defined]
+        sys.exit(EXIT_INVALID)
+
+
+@app.command()
+def init(
+    folder: Annotated[Path, typer.Argument(help="Where to write the example; created if missing.")] = Path("."),
+) -> None:
+    """Write a first spec and its data to start from."""
+    from importlib.resources import files
+
+    examples = files("jobs") / "examples"
+    targets = {name: folder / name for name in ("quickstart.yaml", "quickstart.jsonl")}
+    there = [str(target) for target in targets.values() if target.exists()]
+    if there:
+        raise SpecError([Problem(message="exists already and is left as it is", file=name) for name in there])
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, target in targets.items():
+        target.write_bytes((examples / name).read_bytes())
+        print(target)
+    _stderr().print(f"next: cd {folder} && loraloom validate quickstart.yaml && loraloom run quickstart.yaml")
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of a job spec."""
+    from jobs.schema import json_schema
+
+    print(json.dumps(json_schema(), indent=2))
+
+
+@app.command()
+def validate(specs: Specs, set_: Set = None, as_json: AsJson = False, token_budget: TokenBudget = 4096) -> None:
+    """Check specs, their bases and all rows of their data without training; print what each will take."""
+    from jobs.loading import load_files
+
+    loaded = load_files(specs, set_ or ())
+    _quiet()
+    from orchestrator.run import check
+
+    estimates = check(loaded, token_budget=token_budget, console=_stderr())
+    if as_json:
+        rows = [
+            {
+                "name": name,
+                "base": str(estimate.base),
+                "train_rows": estimate.train_rows,
+                "eval_rows": estimate.eval_rows,
+                "steps": estimate.total_steps,
+                "train_tokens": estimate.train_tokens,
+                "trainable_parameters": estimate.trainable_parameters,
+                "base_bytes": estimate.base_shape.base_bytes,
+                "adapter_bytes": estimate.demand.adapter_bytes,
+                "peak_bytes": estimate.peak_bytes,
+            }
+            for name, estimate in estimates.items()
+        ]
+        print(json.dumps({"jobs": rows}))
+        return
+    table = Table(header_style="bold")
+    table.add_column("job", no_wrap=True)
+    table.add_column("base", overflow="fold")
+    for name in ("rows", "eval rows", "steps", "tokens", "trainable", "adapter", "peak alone"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for name, estimate in estimates.items():
+        table.add_row(
+            Text(name),
+            Text(str(estimate.base)),
+            f"{estimate.train_rows:,}",
+            f"{estimate.eval_rows:,}",
+            f"{estimate.total_steps:,}",
+            f"{estimate.train_tokens:,}",
+            f"{estimate.trainable_parameters:,}",
+            _bytes(estimate.demand.adapter_bytes),
+            _bytes(estimate.peak_bytes),
+        )
+    _stdout().print(table)
+
+
+@app.command()
+def run(
+    specs: Specs,
+    set_: Set = None,
+    output_dir: Annotated[Path, typer.Option(help="Where adapters, logs and metrics go.")] = Path("runs"),
+    ray_address: Annotated[
+        str | None, typer.Option(help="Join this Ray cluster instead of starting a local Ray.")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Workers to share this machine's CPUs; without it one for each base.")
+    ] = None,
+    in_process: Annotated[bool, typer.Option("--in-process", help="Without Ray, in this process.")] = False,
+    token_budget: TokenBudget = 4096,
+    as_json: AsJson = False,
+) -> None:
+    """Train all jobs of the spec files to their ends, then exit: 0 if all succeeded, 1 if one failed."""
+    from jobs.loading import load_files
+
+    # Mistakes in the text are told before anything heavy is imported.
+    load_files(specs, set_ or ())
+    _quiet()
+    from orchestrator.run import RunOptions
+    from orchestrator.run import run as run_jobs
+    from orchestrator.summary import final_table
+
+    options = RunOptions(
+        specs=tuple(specs),
+        overrides=tuple(set_ or ()),
+        output_dir=output_dir,
+        ray_address=ray_address,
+        workers=workers,
+        in_process=in_process,
+        token_budget=token_budget,
+    )
+    if ray_address and in_process:
+        raise typer.BadParameter("--ray-address and --in-process exclude each other")
+    summary = run_jobs(options, _stderr())
+    if as_json:
+        print(json.dumps(summary.to_json()))
+    else:
+        _stdout().print(final_table(summary))
+        print(
+            f"{summary.tokens_per_second:,.0f} tokens/s, workers {summary.utilization:.0%} busy, "
+            f"{summary.wall_seconds:,.0f} s; loss curves in {output_dir / 'loss.png'}"
+        )
+    if not summary.ok:
+        raise typer.Exit(EXIT_FAILED)
+
+
+def _stderr() -> Console:
+    return Console(stderr=True, highlight=False)
+
+
+def _stdout() -> Console:
+    """As wide as needed where nobody's terminal sets a width."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=200)
+
+
+def _quiet() -> None:
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    from orchestrator.clusters.host import quiet_libraries
+
+    quiet_libraries()
+
+
+def _bytes(count: int) -> str:
+    return f"{count / 2**30:.2f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"
+
+
+def _print_problems(problems: tuple[Problem, ...]) -> None:
+    console = _stderr()
+    for problem in problems:
+        console.print(Text(str(problem)), soft_wrap=True)
+    count = len(problems)
+    console.print(f"{count} {'problem' if count == 1 else 'problems'}; nothing was started", style="bold red")
+
+
+def _raise_terminated(_signal: int, _frame: FrameType | None) -> NoReturn:
+    raise _Terminated
+
+
+if __name__ == "__main__":
+    main()

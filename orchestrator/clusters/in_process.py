@@ -1,0 +1,67 @@
+"""A cluster inside this process, without Ray: for tests, debugging, and machines where Ray is not wanted."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Sequence
+
+import torch
+
+from jobs.records import Assignment
+from orchestrator.clusters import Observation
+from orchestrator.placement import Device, NewWorker
+from workers.worker import Worker, WorkerSettings
+
+
+class InProcessCluster:
+    """Workers are stepped in turn by `poll`; nothing runs in between."""
+
+    def __init__(self, devices: Sequence[Device], *, build: Callable[..., Worker] = Worker) -> None:
+        self._devices = list(devices)
+        self._build = build
+        self._workers: dict[str, Worker] = {}
+        self._loaded: set[str] = set()
+        torch.set_num_threads(min(device.num_cpus for device in devices))
+
+    def devices(self) -> list[Device]:
+        """As given."""
+        return list(self._devices)
+
+    def start_worker(self, worker: NewWorker, settings: WorkerSettings, jobs: Sequence[Assignment]) -> None:
+        """Loading happens in the next `poll`, so that its errors are reported as those of any worker."""
+        started = self._build(worker.id, worker.base, settings, device=worker.device.kind)
+        started.assign(jobs)
+        self._workers[worker.id] = started
+
+    def assign(self, worker_id: str, jobs: Sequence[Assignment]) -> None:
+        """Taken in at the next step."""
+        self._workers[worker_id].assign(jobs)
+
+    def release(self, worker_id: str, job_id: str) -> None:
+        """At once: between two polls every worker stands at a step boundary."""
+        self._workers[worker_id].release(job_id)
+
+    def poll(self, timeout_seconds: float) -> list[Observation]:
+        """One step of every worker, however long that takes."""
+        observations = []
+        for worker_id, worker in list(self._workers.items()):
+            try:
+                if worker_id not in self._loaded:
+                    worker.load()
+                    self._loaded.add(worker_id)
+                reports = tuple(worker.step()) if not worker.is_idle else ()
+                observations.append(Observation(worker_id=worker_id, reports=reports, status=worker.status()))
+            except Exception as error:
+                last = "".join(traceback.format_exception_only(error)).strip().splitlines()[-1]
+                self.stop_worker(worker_id)
+                observations.append(Observation(worker_id=worker_id, reports=(), status=None, error=last))
+        return observations
+
+    def stop_worker(self, worker_id: str) -> None:
+        """Forget it; its memory goes with it."""
+        self._workers.pop(worker_id, None)
+        self._loaded.discard(worker_id)
+
+    def shutdown(self) -> None:
+        """Forget all workers."""
+        self._workers.clear()

@@ -1,0 +1,215 @@
+"""Workers as Ray actors. The only module that imports ray.
+
+An actor steps on its own thread; the scheduler asks it now and then what happened. Ray restarts nothing and remembers
+nothing for us: it finds a machine, starts a process there, and says when that process has died.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+# Read by ray when it is imported. Usage reports are off; workers must see the same accelerators that the node has; and
+# training is what the machine is for, so its processes do not stand back behind all others, as Ray's do by default.
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_worker_niceness", "0")
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+
+import ray
+from ray.actor import ActorProxy
+from ray.exceptions import RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from jobs.errors import WorkerError
+from jobs.records import Assignment
+from orchestrator.clusters import Observation
+from orchestrator.clusters.host import host_devices, quiet_libraries
+from orchestrator.clusters.worker_loop import WorkerLoop
+from orchestrator.placement import Device, NewWorker
+from workers.worker import Worker, WorkerSettings
+
+_OBJECT_STORE_BYTES = 100 * 2**20
+"""Small: reports are small, and weights never travel through Ray."""
+_LOOPBACK = "127.0.0.1"
+
+
+class _WorkerActor:
+    """Body of the actor process: holds a `WorkerLoop` and passes calls on."""
+
+    def __init__(
+        self, worker: NewWorker, settings: WorkerSettings, jobs: Sequence[Assignment], search_path: Sequence[str]
+    ) -> None:
+        sys.path.extend(entry for entry in search_path if entry not in sys.path)
+        quiet_libraries()
+
+        def build() -> Worker:
+            import torch
+
+            torch.set_num_threads(worker.device.num_cpus)
+            return Worker(worker.id, worker.base, settings, device=worker.device.kind)
+
+        self._loop = WorkerLoop(worker.id, build, jobs)
+        self._loop.start()
+
+    def assign(self, jobs: Sequence[Assignment]) -> None:
+        self._loop.assign(jobs)
+
+    def release(self, job_id: str) -> None:
+        self._loop.release(job_id)
+
+    def observe(self, timeout_seconds: float) -> Observation:
+        return self._loop.observe(timeout_seconds)
+
+
+@dataclass
+class _Handle:
+    actor: ActorProxy[_WorkerActor]
+    pending: ray.ObjectRef | None = None
+    """The observation being waited for; one at a time, so that none is lost."""
+
+
+class RayCluster:
+    """A local Ray that lives as long as this object, or a part of an existing cluster."""
+
+    def __init__(self, *, num_workers: int, address: str | None = None) -> None:
+        """Start a local Ray, or join the one at `address`.
+
+        Args:
+            num_workers: CPU workers wanted where the cluster has no GPU; with GPUs there is one worker a GPU.
+            address: As `ray.init` takes it; `None` starts a local Ray on the loopback interface.
+
+        Raises:
+            WorkerError: Ray cannot be started or reached.
+        """
+        self._workers: dict[str, _Handle] = {}
+        self._nodes: dict[str, str] = {}
+        local = {"num_cpus": os.cpu_count(), "object_store_memory": _OBJECT_STORE_BYTES, "_node_ip_address": _LOOPBACK}
+        try:
+            ray.init(
+                address=address or "local",
+                include_dashboard=None if address else False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                configure_logging=False,
+                **({} if address else local),
+            )
+        except Exception as error:
+            what = f"joined at {address}" if address else "started"
+            raise WorkerError(f"Ray cannot be {what}: {error}") from error
+        self._is_local = address is None
+        self._devices = self._find_devices(num_workers)
+
+    def devices(self) -> list[Device]:
+        """One a GPU, or `num_workers` shares of the CPUs."""
+        return list(self._devices)
+
+    def start_worker(self, worker: NewWorker, settings: WorkerSettings, jobs: Sequence[Assignment]) -> None:
+        """Start an actor on the device's node; it loads and steps by itself."""
+        options = {
+            "num_cpus": worker.device.num_cpus if worker.device.kind == "cpu" else 1,
+            "num_gpus": 1 if worker.device.kind == "cuda" else 0,
+            "max_restarts": 0,
+            "max_concurrency": 4,
+            "scheduling_strategy": NodeAffinitySchedulingStrategy(self._nodes[worker.device.id], soft=False),
+        }
+        # A local Ray's workers are this machine's: what can be imported here can be there.
+        search_path = [entry or os.getcwd() for entry in sys.path] if self._is_local else []
+        actor = ray.remote(_WorkerActor).options(**options).remote(worker, settings, list(jobs), search_path)
+        self._workers[worker.id] = _Handle(actor)
+
+    def assign(self, worker_id: str, jobs: Sequence[Assignment]) -> None:
+        """Sent without waiting for the answer."""
+        self._workers[worker_id].actor.assign.remote(list(jobs))
+
+    def release(self, worker_id: str, job_id: str) -> None:
+        """Sent without waiting for the answer."""
+        self._workers[worker_id].actor.release.remote(job_id)
+
+    def poll(self, timeout_seconds: float) -> list[Observation]:
+        """Whatever arrives within the time; a worker whose process died says so in its last observation."""
+        if not self._workers:
+            time.sleep(timeout_seconds)
+            return []
+        for handle in self._workers.values():
+            if handle.pending is None:
+                handle.pending = handle.actor.observe.remote(timeout_seconds)
+        by_ref = {handle.pending: worker_id for worker_id, handle in self._workers.items()}
+        ready, _ = ray.wait(list(by_ref), num_returns=1, timeout=timeout_seconds)
+        ready, _ = ray.wait(list(by_ref), num_returns=len(by_ref), timeout=0) if ready else ([], [])
+        observations = []
+        for ref in ready:
+            worker_id = by_ref[ref]
+            self._workers[worker_id].pending = None
+            try:
+                observation: Observation = ray.get(ref)
+            except RayError as error:
+                observation = Observation(worker_id=worker_id, reports=(), status=None, error=_why_dead(error))
+            if observation.error is not None:
+                self.stop_worker(worker_id)
+            observations.append(observation)
+        return observations
+
+    def stop_worker(self, worker_id: str) -> None:
+        """Kill the actor's process: a step in progress has nothing that anybody waits for."""
+        handle = self._workers.pop(worker_id, None)
+        if handle is not None:
+            ray.kill(handle.actor, no_restart=True)
+
+    def shutdown(self) -> None:
+        """Kill the workers, and Ray too where we started it."""
+        for worker_id in list(self._workers):
+            try:
+                self.stop_worker(worker_id)
+            except (RayError, ValueError):
+                self._workers.pop(worker_id, None)
+        ray.shutdown()
+
+    def _find_devices(self, num_workers: int) -> list[Device]:
+        nodes = [node for node in ray.nodes() if node["Alive"]]
+        devices = []
+        for number, node in enumerate(nodes):
+            node_id = node["NodeID"]
+            prefix = f"{number}-" if len(nodes) > 1 else ""
+            num_gpus = int(node["Resources"].get("GPU", 0))
+            num_cpus = int(node["Resources"].get("CPU", 0))
+            if not num_gpus and num_cpus == 0:
+                continue
+            on_node = NodeAffinitySchedulingStrategy(node_id, soft=False)
+            share = max(1, num_workers // max(1, len(nodes)))
+            probe = ray.remote(_probe).options(num_cpus=0, num_gpus=num_gpus, scheduling_strategy=on_node)
+            search_path = [entry or os.getcwd() for entry in sys.path] if self._is_local else []
+            found: list[Device] = (
+                host_devices(share, num_cpus=num_cpus)
+                if self._is_local and not num_gpus
+                else ray.get(probe.remote(share, num_cpus, search_path))
+            )
+            for device in found:
+                named = Device(
+                    id=f"{prefix}{device.id}",
+                    kind=device.kind,
+                    memory_bytes=device.memory_bytes,
+                    num_cpus=device.num_cpus,
+                )
+                self._nodes[named.id] = node_id
+                devices.append(named)
+        if any(device.kind == "cuda" for device in devices):
+            devices = [device for device in devices if device.kind == "cuda"]
+        if not devices:
+            raise WorkerError("the Ray cluster has neither CPUs nor GPUs for a worker")
+        return devices
+
+
+def _probe(num_workers: int, num_cpus: int, search_path: Sequence[str]) -> list[Device]:
+    sys.path.extend(entry for entry in search_path if entry not in sys.path)
+    return host_devices(num_workers, num_cpus=num_cpus)
+
+
+def _why_dead(error: RayError) -> str:
+    """The part of Ray's report that a person can use."""
+    lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
+    telling = [line for line in lines if "exit" in line.lower() or "killed" in line.lower() or "Error" in line]
+    return f"the worker's process died: {(telling or lines or [type(error).__name__])[-1]}"

@@ -1,0 +1,190 @@
+"""What a person sees while a run is going: a table that changes in place, or plain lines where there is no terminal."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from jobs.records import EvalReport, Event, Job, JobState, StepReport
+from orchestrator.scheduler import Scheduler
+from orchestrator.summary import figure
+
+_STYLES = {
+    JobState.PENDING: "dim",
+    JobState.STARTING: "cyan",
+    JobState.RUNNING: "bold cyan",
+    JobState.SUCCEEDED: "green",
+    JobState.FAILED: "bold red",
+    JobState.CANCELLED: "yellow",
+}
+
+
+class PlainLines:
+    """A line for every change, logged step and evaluation."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+
+    def on_event(self, job: Job, event: Event) -> None:
+        """State, reason, sentence."""
+        self._print(job, f"{event.state} ({event.reason}): {event.message}")
+
+    def on_step(self, job: Job, report: StepReport) -> None:
+        """Logged steps only."""
+        if report.logged:
+            self._print(job, f"step {report.step}/{report.total_steps} loss {report.loss:.4f}")
+        if report.skipped:
+            self._print(job, f"step {report.step} skipped: loss or gradient not finite")
+
+    def on_evaluation(self, job: Job, report: EvalReport) -> None:
+        """Loss and exact match."""
+        self._print(job, f"step {report.step} eval loss {report.loss:.4f} exact match {report.exact_match:.1%}")
+
+    def on_log(self, job: Job, message: str) -> None:
+        """The log file has it."""
+
+    def _print(self, job: Job, message: str) -> None:
+        stamp = time.strftime("%H:%M:%S")
+        self._console.print(Text(f"{stamp} {job.spec.name}: {message}"), soft_wrap=True, highlight=False)
+
+
+class LiveTable:
+    """A table of all jobs, redrawn in place; failures stay above it as lines."""
+
+    def __init__(self, console: Console, *, now: Callable[[], float] = time.monotonic) -> None:
+        self._console = console
+        self._now = now
+        self._running_since: dict[str, float] = {}
+        self._ended_at: dict[str, float] = {}
+        self._first_eval: dict[str, float] = {}
+        self._live = Live(console=console, auto_refresh=False, transient=True)
+
+    def __enter__(self) -> LiveTable:
+        self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._live.stop()
+
+    def on_event(self, job: Job, event: Event) -> None:
+        """Remember when it ran; say at once when it failed."""
+        if event.state is JobState.RUNNING:
+            self._running_since[job.id] = self._now()
+        elif event.state.is_terminal:
+            self._ended_at[job.id] = self._now()
+        if event.state is JobState.FAILED:
+            self._console.print(Text(f"{job.spec.name} FAILED ({event.reason}): {event.message}", style="red"))
+
+    def on_step(self, job: Job, report: StepReport) -> None:
+        """The next refresh shows it."""
+
+    def on_evaluation(self, job: Job, report: EvalReport) -> None:
+        """The loss before training stays in view."""
+        self._first_eval.setdefault(job.id, report.loss)
+
+    def on_log(self, job: Job, message: str) -> None:
+        """The log file has it."""
+
+    def refresh(self, scheduler: Scheduler) -> None:
+        """Redraw."""
+        self._live.update(Group(self._jobs(scheduler), self._workers(scheduler)), refresh=True)
+
+    def _jobs(self, scheduler: Scheduler) -> Table:
+        wide = self._console.width >= 110
+        table = Table(header_style="bold", expand=False, pad_edge=False)
+        table.add_column("job", no_wrap=True, max_width=28)
+        table.add_column("state", no_wrap=True)
+        if wide:
+            table.add_column("progress", width=14)
+        table.add_column("step", justify="right", no_wrap=True)
+        table.add_column("left", justify="right", no_wrap=True)
+        table.add_column("train loss", justify="right", no_wrap=True)
+        table.add_column("eval loss", justify="right", no_wrap=True)
+        table.add_column("tok/s", justify="right", no_wrap=True)
+        table.add_column("worker", no_wrap=True)
+        room = max(6, self._console.height - 6 - len(scheduler.workers))
+        for job in _most_telling(list(scheduler.jobs.values()), room):
+            progress = job.progress
+            total = progress.total_steps
+            cells: list[Text | str | ProgressBar] = [
+                Text(job.spec.name),
+                Text(str(job.state), style=_STYLES[job.state]),
+            ]
+            if wide:
+                cells.append(ProgressBar(total=total or 1, completed=progress.step, width=14))
+            cells += [
+                f"{progress.step}/{total or '?'}",
+                self._left(job),
+                figure(progress.train_loss),
+                self._evaluations(job),
+                self._rate(job),
+                self._where(scheduler, job),
+            ]
+            table.add_row(*cells)
+        hidden = len(scheduler.jobs) - table.row_count
+        if hidden:
+            table.caption = f"{hidden} more, not shown for lack of room"
+        return table
+
+    def _workers(self, scheduler: Scheduler) -> Text:
+        lines = Text()
+        for worker_id, record in scheduler.workers.items():
+            status = record.status
+            lines.append(f"{worker_id} ", style="bold")
+            lines.append(f"{record.worker.base} on {record.worker.device.id}: ")
+            if record.ended is not None:
+                lines.append(f"ended, {record.ended}\n", style="dim")
+            elif status is None or not status.base_loaded:
+                lines.append("loading the base\n", style="cyan")
+            else:
+                busy = status.busy_seconds / status.wall_seconds if status.wall_seconds else 0.0
+                rate = status.tokens / status.wall_seconds if status.wall_seconds else 0.0
+                waiting = f", {status.waiting} waiting for room" if status.waiting else ""
+                lines.append(f"{status.adapters} adapters{waiting}, {rate:,.0f} tok/s, {busy:.0%} busy\n")
+        return lines
+
+    def _elapsed(self, job: Job) -> float | None:
+        since = self._running_since.get(job.id)
+        return None if since is None else self._ended_at.get(job.id, self._now()) - since
+
+    def _left(self, job: Job) -> str:
+        elapsed, progress = self._elapsed(job), job.progress
+        if job.state.is_terminal or not elapsed or not progress.step or not progress.total_steps:
+            return ""
+        seconds = round(elapsed / progress.step * (progress.total_steps - progress.step))
+        return (
+            f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02}"
+            if seconds >= 3600
+            else (f"{seconds // 60}:{seconds % 60:02}")
+        )
+
+    def _rate(self, job: Job) -> str:
+        elapsed = self._elapsed(job)
+        return f"{job.progress.tokens / elapsed:,.0f}" if elapsed and job.progress.tokens else ""
+
+    def _evaluations(self, job: Job) -> str:
+        now, first = job.progress.eval_loss, self._first_eval.get(job.id)
+        if now is None or first is None or now == first:
+            return figure(now)
+        return f"{figure(first)} → {figure(now)}"
+
+    def _where(self, scheduler: Scheduler, job: Job) -> str:
+        if job.worker_id is None:
+            return ""
+        others = len(scheduler.neighbours(job))
+        return f"{job.worker_id} with {others} {'other' if others == 1 else 'others'}" if others else job.worker_id
+
+
+def _most_telling(jobs: list[Job], room: int) -> list[Job]:
+    """The jobs to show when not all fit: failed, running, starting, then the rest; order of submission within."""
+    if len(jobs) <= room:
+        return jobs
+    rank = {JobState.FAILED: 0, JobState.RUNNING: 1, JobState.STARTING: 2, JobState.PENDING: 3}
+    chosen = sorted(range(len(jobs)), key=lambda index: (rank.get(jobs[index].state, 4), index))[:room]
+    return [jobs[index] for index in sorted(chosen)]

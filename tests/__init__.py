@@ -1,0 +1,1 @@
+"""Tests, and the demo; `tests.*` is imported from the repository root."""

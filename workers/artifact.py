@@ -1,0 +1,235 @@
+"""The finished adapter as a folder that PEFT opens: weights, config, model card, manifest with hashes.
+
+Byte-stable: equal weights and spec give equal files. Written into a staging folder; publishing it is the scheduler's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+
+from jobs.records import BaseKey, EvalReport, StepReport
+from jobs.spec import JobSpec
+from workers.adapter import Adapter
+from workers.targets import LinearShape, Target
+
+WEIGHTS = "adapter_model.safetensors"
+CONFIG = "adapter_config.json"
+MANIFEST = "manifest.json"
+CARD = "README.md"
+
+_VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+"""Values that `vllm serve --max-lora-rank` takes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Provenance:
+    """Where an adapter comes from and how well it does; goes into manifest and model card."""
+
+    job_id: str
+    spec: JobSpec
+    base: BaseKey
+    base_fingerprint: str
+    train_fingerprint: str
+    eval_fingerprint: str | None
+    num_threads: int
+    last_step: StepReport | None
+    first_eval: EvalReport | None
+    last_eval: EvalReport | None
+
+
+def export(adapter: Adapter, shapes: Mapping[str, LinearShape], source: Provenance, folder: Path) -> None:
+    """Write all files of an artifact into a new folder and flush them to disk.
+
+    Args:
+        adapter: The trained factors.
+        shapes: The base's linears, which say whether weights are transposed (Conv1D).
+        source: What to state beside the weights.
+        folder: Must not exist.
+    """
+    folder.mkdir(parents=True)
+    lora = source.spec.lora
+    reference = lora.lora_alpha / math.sqrt(lora.r) if lora.use_rslora else lora.lora_alpha / lora.r
+    tensors = {}
+    for name, factors in adapter.factors.items():
+        # One scale for all modules, the differences folded into B: vLLM ignores rank and alpha patterns.
+        fold = 1.0 if factors.scale == reference else factors.scale / reference
+        tensors[f"base_model.model.{name}.lora_A.weight"] = factors.a_RI.detach().cpu().contiguous()
+        tensors[f"base_model.model.{name}.lora_B.weight"] = (factors.b_OR.detach() * fold).cpu().contiguous()
+    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+    _write_json(folder / CONFIG, peft_config(source.spec, source.base, adapter.targets, shapes))
+    (folder / CARD).write_text(_card(source, adapter), encoding="utf-8")
+    _write_json(folder / MANIFEST, _manifest(source, folder, adapter))
+    for file in folder.iterdir():
+        _fsync(file)
+    _fsync(folder)
+
+
+def peft_config(
+    spec: JobSpec, base: BaseKey, targets: Mapping[str, Target], shapes: Mapping[str, LinearShape]
+) -> dict[str, Any]:
+    """The `LoraConfig` that PEFT rebuilds the adapter from.
+
+    Target names are those of the spec where they mean the same to PEFT, full module names where globs, exclusions or
+    patterns were used. Pattern keys are regular expressions there, hence escaped full names here.
+    """
+    lora = spec.lora
+    plain = not isinstance(lora.target_modules, str) and not lora.exclude_modules
+    entries = list(lora.target_modules) if plain else []
+    if not plain or any(set(entry) & set("*?[") for entry in entries):
+        entries = list(targets)
+    odd = {name: target for name, target in targets.items() if target.r != lora.r}
+    # Scale in PEFT is alpha/rank of the module; chosen so that it is the same everywhere (see `export`).
+    ratio = {name: target.r / lora.r for name, target in odd.items()}
+    if lora.use_rslora:
+        ratio = {name: math.sqrt(value) for name, value in ratio.items()}
+    return {
+        "alpha_pattern": {re.escape(name): lora.lora_alpha * ratio[name] for name in sorted(odd)},
+        "auto_mapping": None,
+        "base_model_name_or_path": base.model_name_or_path,
+        "bias": "none",
+        "fan_in_fan_out": any(shapes[name].is_conv1d for name in targets),
+        "inference_mode": True,
+        "init_lora_weights": True,
+        "lora_alpha": lora.lora_alpha,
+        "lora_dropout": lora.lora_dropout,
+        "modules_to_save": None,
+        "peft_type": "LORA",
+        "r": lora.r,
+        "rank_pattern": {re.escape(name): target.r for name, target in sorted(odd.items())},
+        "revision": base.revision,
+        "target_modules": sorted(entries),
+        "task_type": spec.task_type,
+        "use_dora": False,
+        "use_rslora": lora.use_rslora,
+    }
+
+
+def verify(folder: Path) -> dict[str, Any]:
+    """Re-hash every file against the manifest and return the manifest.
+
+    Raises:
+        ValueError: A file is missing, or differs from what was written; the message names it.
+    """
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        files = dict(manifest["files"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{folder / MANIFEST} cannot be read: {error}") from error
+    for name, expected in files.items():
+        path = folder / name
+        if not path.is_file():
+            raise ValueError(f"{path} is missing")
+        if file_sha256(path) != expected:
+            raise ValueError(f"{path} is not what was written: its sha256 differs from the manifest's")
+    return manifest
+
+
+def file_sha256(path: Path) -> str:
+    """Hex sha256 of a file."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _manifest(source: Provenance, folder: Path, adapter: Adapter) -> dict[str, Any]:
+    return {
+        "format": 1,
+        "job": {"id": source.job_id, "name": source.spec.name},
+        "spec": source.spec.model_dump(mode="json"),
+        "spec_sha256": source.spec.spec_sha256(),
+        "base": {
+            "model_name_or_path": source.base.model_name_or_path,
+            "revision": source.base.revision,
+            "dtype": source.base.dtype,
+            "weights_sha256": source.base_fingerprint,
+        },
+        "data": {"train_sha256": source.train_fingerprint, "eval_sha256": source.eval_fingerprint},
+        "trainable_parameters": adapter.num_parameters,
+        "metrics": metrics(source),
+        "num_threads": source.num_threads,
+        "versions": {name: version(name) for name in ("loraloom", "torch", "transformers", "datasets", "safetensors")},
+        "files": {name: file_sha256(folder / name) for name in (WEIGHTS, CONFIG, CARD)},
+    }
+
+
+def metrics(source: Provenance) -> dict[str, float | int]:
+    """Final figures, those that no clock has a part in."""
+    found: dict[str, float | int] = {}
+    if source.last_step is not None:
+        found |= {"step": source.last_step.step, "train_loss": source.last_step.loss}
+    if source.first_eval is not None:
+        found["eval_loss_before"] = source.first_eval.loss
+        found["eval_exact_match_before"] = source.first_eval.exact_match
+    if source.last_eval is not None:
+        found |= {"eval_loss": source.last_eval.loss, "eval_exact_match": source.last_eval.exact_match}
+    return found
+
+
+def vllm_command(source: Provenance, targets: Mapping[str, Target]) -> str | None:
+    """The command that serves the adapter beside its base, or `None` where no rank that vLLM allows is enough."""
+    needed = max(target.r for target in targets.values())
+    rank = next((allowed for allowed in _VLLM_RANKS if allowed >= needed), None)
+    if rank is None:
+        return None
+    base = source.base.model_name_or_path
+    return f"vllm serve {base} --enable-lora --max-lora-rank {rank} --lora-modules {source.spec.name}=$PWD"
+
+
+def _card(source: Provenance, adapter: Adapter) -> str:
+    lora, training = source.spec.lora, source.spec.training
+    base = source.base.model_name_or_path
+    lines = [
+        "---",
+        f"base_model: {json.dumps(base)}",
+        "library_name: peft",
+        "tags: [lora, loraloom]",
+        "---",
+        f"# {source.spec.name}",
+        "",
+        f"A LoRA adapter for `{base}`: {adapter.num_parameters:,} trained parameters on "
+        f"{len(adapter.targets)} linear layers, r = {lora.r}, alpha = {lora.lora_alpha:g}, "
+        f"dropout = {lora.lora_dropout:g}.",
+        "",
+        "| figure | value |",
+        "|---|---|",
+        *(f"| {name} | {value:.6g} |" for name, value in metrics(source).items()),
+        f"| learning rate | {training.learning_rate:g}, {training.lr_scheduler_type} |",
+        f"| rows a step | {training.per_device_train_batch_size} × {training.gradient_accumulation_steps} |",
+        "",
+        "```python",
+        "from peft import PeftModel",
+        "from transformers import AutoModelForCausalLM",
+        "",
+        f"base = AutoModelForCausalLM.from_pretrained({base!r})",
+        'model = PeftModel.from_pretrained(base, "path/to/this/folder")',
+        "model = model.merge_and_unload()  # W + BA: no cost at inference",
+        "```",
+    ]
+    command = vllm_command(source, adapter.targets)
+    if command:
+        lines += ["", "Serve it unmerged, from inside this folder:", "", "```", command, "```"]
+    else:
+        lines += ["", f"vLLM cannot serve it unmerged: its largest rank is {_VLLM_RANKS[-1]}. Merge it first."]
+    return "\n".join(lines) + "\n"
+
+
+def _write_json(path: Path, value: object) -> None:
+    path.write_text(json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,80 @@
+"""One optimizer, schedule, clip and finite check per job, over the job's one flat buffer.
+
+torch.optim and transformers' schedules do the arithmetic: over flat storage an optimizer step of a whole adapter is a
+handful of operations, so nothing is gained by writing our own.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch.optim import SGD, AdamW, Optimizer
+from transformers import get_scheduler
+
+from jobs.spec import TrainingSpec
+from workers.adapter import Adapter
+
+
+@dataclass(frozen=True, kw_only=True)
+class Update:
+    """What one optimizer step did."""
+
+    grad_norm: float
+    """L2 norm of the whole gradient before clipping."""
+    learning_rate: float
+    """The rate that the step used."""
+    applied: bool
+    """False where the gradient or the loss was not finite: weights, moments and schedule were left alone."""
+
+
+class JobOptimizer:
+    """Updates one adapter and nothing else."""
+
+    def __init__(self, adapter: Adapter, training: TrainingSpec, total_steps: int) -> None:
+        self._adapter = adapter
+        self._max_grad_norm = training.max_grad_norm
+        self._optimizer = _build(adapter, training)
+        self._schedule = get_scheduler(
+            training.lr_scheduler_type,
+            self._optimizer,
+            num_warmup_steps=warmup_steps(training, total_steps),
+            num_training_steps=total_steps,
+        )
+
+    def step(self, loss: float) -> Update:
+        """Clip, check, update, advance the schedule, zero the gradient.
+
+        Clipping follows torch.nn.utils.clip_grad_norm_: factor min(1, max_norm / (norm + 1e-6)).
+        """
+        gradient = self._adapter.grads
+        norm = float(torch.linalg.vector_norm(gradient))
+        learning_rate = float(self._optimizer.param_groups[0]["lr"])
+        applied = math.isfinite(norm) and math.isfinite(loss)
+        if applied:
+            if self._max_grad_norm and (factor := self._max_grad_norm / (norm + 1e-6)) < 1.0:
+                gradient.mul_(factor)
+            self._optimizer.step()
+            self._schedule.step()
+        self._adapter.zero_grad()
+        return Update(grad_norm=norm, learning_rate=learning_rate, applied=applied)
+
+
+def warmup_steps(training: TrainingSpec, total_steps: int) -> int:
+    """Warm-up in steps: a number below 1 is a share of all steps, rounded up, as transformers has it."""
+    wanted = training.warmup_steps
+    return math.ceil(total_steps * wanted) if wanted < 1 else int(wanted)
+
+
+def _build(adapter: Adapter, training: TrainingSpec) -> Optimizer:
+    if training.optim == "sgd":
+        return SGD([adapter.values], lr=training.learning_rate, weight_decay=training.weight_decay)
+    return AdamW(
+        [adapter.values],
+        lr=training.learning_rate,
+        betas=(training.adam_beta1, training.adam_beta2),
+        eps=training.adam_epsilon,
+        weight_decay=training.weight_decay,
+        fused=True,
+    )

@@ -1,0 +1,91 @@
+"""Everything that can be known of a job before a base is loaded: does it exist, fit together, and how large is it?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from jobs.errors import BaseModelError, DataError, Problem
+from jobs.records import BaseKey
+from jobs.spec import JobSpec
+from workers.base_model import DTYPES, Blueprint, load_tokenizer, read_blueprint
+from workers.dataset import load_job_data, total_steps
+from workers.memory import BaseShape, Demand, demand, worker_bytes
+from workers.targets import resolve
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """What a job will take; goes to the placement policy and to `loraloom validate`."""
+
+    base: BaseKey
+    base_shape: BaseShape
+    demand: Demand
+    trainable_parameters: int
+    train_rows: int
+    eval_rows: int
+    train_tokens: int
+    """Tokens trained on over all steps, expected from the mean row."""
+    total_steps: int
+    peak_bytes: int
+    """Predicted peak of a worker that runs this job alone, base included."""
+
+
+class Preflight:
+    """Checks specs one after another; what they share (a base's structure) is read once."""
+
+    def __init__(self) -> None:
+        self._blueprints: dict[tuple[str, str | None, str], Blueprint] = {}
+
+    def check(self, spec: JobSpec, *, token_budget: int) -> tuple[Estimate | None, list[Problem]]:
+        """Look at base, targets and every row of data, without loading any weights.
+
+        Returns:
+            The estimate, or `None` and everything that is wrong, with `Problem.field` set.
+        """
+        try:
+            blueprint = self._blueprint(spec)
+        except BaseModelError as error:
+            return None, [Problem(message=str(error), field=error.field, value=error.value)]
+        problems = []
+        targets = data = None
+        try:
+            targets = resolve(spec.lora, blueprint.shapes, other_modules=blueprint.module_names)
+        except BaseModelError as error:
+            problems.append(Problem(message=str(error), field=error.field))
+        try:
+            data = load_job_data(spec, load_tokenizer(spec.model, blueprint.key))
+        except BaseModelError as error:
+            problems.append(Problem(message=str(error), field=error.field, value=error.value))
+        except DataError as error:
+            problems.append(Problem(message=str(error), field=error.field))
+        if targets is None or data is None:
+            return None, problems
+        itemsize = DTYPES[blueprint.key.dtype].itemsize
+        shape = BaseShape.of(
+            blueprint.shapes, blueprint.num_parameters, itemsize, blueprint.config.get_text_config().vocab_size
+        )
+        needs = demand(spec, data, targets, max(4, itemsize))
+        steps = total_steps(spec.training, len(data.train))
+        rows_a_step = min(
+            spec.training.per_device_train_batch_size * spec.training.gradient_accumulation_steps, len(data.train)
+        )
+        return (
+            Estimate(
+                base=blueprint.key,
+                base_shape=shape,
+                demand=needs,
+                trainable_parameters=sum(target.num_parameters for target in targets.values()),
+                train_rows=len(data.train),
+                eval_rows=len(data.evaluation) if data.evaluation is not None else 0,
+                train_tokens=round(steps * rows_a_step * data.train.num_tokens / len(data.train)),
+                total_steps=steps,
+                peak_bytes=worker_bytes(shape, [needs], token_budget),
+            ),
+            [],
+        )
+
+    def _blueprint(self, spec: JobSpec) -> Blueprint:
+        key = (spec.model.model_name_or_path, spec.model.revision, spec.model.dtype)
+        if key not in self._blueprints:
+            self._blueprints[key] = read_blueprint(spec.model)
+        return self._blueprints[key]

@@ -1,0 +1,162 @@
+"""Datasets as `datasets.load_dataset` finds them, with messages that name file, row and column."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from pathlib import Path
+from typing import Any
+
+import datasets
+
+from jobs.errors import DataError
+from jobs.spec import DatasetSpec
+
+_BUILDER_BY_ENDING = {
+    ".json": "json",
+    ".jsonl": "json",
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".parquet": "parquet",
+    ".arrow": "arrow",
+    ".txt": "text",
+}
+_BUILDERS = frozenset(_BUILDER_BY_ENDING.values())
+
+
+def load(spec: DatasetSpec, *, field: str) -> datasets.Dataset:
+    """The rows of one dataset block, columns renamed to ours and cut to `max_samples`.
+
+    Args:
+        spec: The block.
+        field: Its path in the spec, such as `datasets[0]`, for messages.
+
+    Raises:
+        DataError: File missing or unreadable, column or split unknown, nothing in it.
+    """
+    builder, files = _builder_and_files(spec, field)
+    for file in files:
+        _check_file(Path(file), field)
+    try:
+        rows = _load(spec, builder, files)
+    except Exception as error:
+        raise _explained(error, builder, files, spec, field) from error
+    rows = _rename(rows, spec, field)
+    if spec.max_samples is not None:
+        rows = rows.select(range(min(spec.max_samples, len(rows))))
+    if len(rows) == 0:
+        raise DataError(f"{spec.path} has no rows", field=field)
+    return rows
+
+
+def _load(spec: DatasetSpec, builder: str, files: list[str]) -> datasets.Dataset:
+    options: dict[str, Any] = {"split": spec.split, "revision": spec.revision}
+    if files:
+        # A file is one split, whatever the spec calls it.
+        options.update(data_files={spec.split.split("[")[0]: files}, revision=None)
+        if any(file.endswith(".tsv") for file in files):
+            options["sep"] = "\t"
+    loaded = datasets.load_dataset(builder, spec.name if not files else None, **options)
+    assert isinstance(loaded, datasets.Dataset)
+    return loaded
+
+
+def _builder_and_files(spec: DatasetSpec, field: str) -> tuple[str, list[str]]:
+    path = Path(spec.path)
+    named = [spec.data_files] if isinstance(spec.data_files, str) else list(spec.data_files or ())
+    if spec.path in _BUILDERS and not path.is_file():
+        if not named:
+            raise DataError(f"the builder `{spec.path}` needs data_files", field=field)
+        return spec.path, named
+    builder = _BUILDER_BY_ENDING.get(path.suffix.lower())
+    if builder is not None:
+        return builder, [spec.path]
+    if path.is_file():
+        raise DataError(
+            f"{spec.path}: the ending {path.suffix or '(none)'} says nothing about its format; known are "
+            f"{', '.join(_BUILDER_BY_ENDING)}; or write path: csv and data_files: {spec.path}",
+            field=field,
+        )
+    return spec.path, []
+
+
+def _check_file(path: Path, field: str) -> None:
+    if path.is_file():
+        if path.stat().st_size == 0:
+            raise DataError(f"{path} is empty", field=field)
+        return
+    if path.is_dir():
+        raise DataError(f"{path} is a folder, not a file", field=field)
+    siblings = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
+    near = difflib.get_close_matches(path.name, siblings, n=2)
+    hint = f"; did you mean {' or '.join(str(path.parent / name) for name in near)}?" if near else ""
+    raise DataError(f"{path} does not exist (looked in {Path.cwd()}){hint}", field=field)
+
+
+def _explained(error: Exception, builder: str, files: list[str], spec: DatasetSpec, field: str) -> DataError:
+    """A reason that a person can act on; the library's own text only where nothing better is known."""
+    if builder == "json":
+        for file in files:
+            if problem := _first_bad_json_row(Path(file)):
+                return DataError(problem, field=field)
+    for file in files:
+        try:
+            Path(file).read_text(encoding="utf-8")
+        except UnicodeDecodeError as bad:
+            line = Path(file).read_bytes()[: bad.start].count(b"\n") + 1
+            return DataError(f"{file}: line {line} is not UTF-8 text (byte {bad.start})", field=field)
+        except OSError as bad:
+            return DataError(f"{file} cannot be read: {bad.strerror}", field=field)
+    text = str(error).strip().splitlines()
+    where = ", ".join(files) or spec.path
+    return DataError(f"{where} cannot be loaded: {text[0] if text else type(error).__name__}", field=field)
+
+
+def _first_bad_json_row(path: Path) -> str | None:
+    """Find the row that the JSON reader stumbled over: `datasets` says which file, but not which row."""
+    columns: dict[str, type] = {}
+    with path.open("rb") as lines:
+        if path.suffix == ".json" and lines.read(1).strip() == b"[":
+            return None
+        lines.seek(0)
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line.decode("utf-8"))
+            except UnicodeDecodeError as bad:
+                return f"{path}: row {number} is not UTF-8 text: {bad.reason} at byte {bad.start} of the line"
+            except json.JSONDecodeError as bad:
+                return f"{path}: row {number} is not valid JSON: {bad.msg} at character {bad.colno}"
+            except RecursionError:
+                return f"{path}: row {number} is nested too deeply"
+            if not isinstance(row, dict):
+                return f"{path}: row {number} should be an object with columns, found {type(row).__name__}"
+            for name, value in row.items():
+                known = columns.setdefault(name, type(value)) if value is not None else None
+                if known is not None and type(value) is not known:
+                    return (
+                        f"{path}: row {number}, column `{name}`: {type(value).__name__} here, "
+                        f"{known.__name__} in the rows before"
+                    )
+    return None
+
+
+def _rename(rows: datasets.Dataset, spec: DatasetSpec, field: str) -> datasets.Dataset:
+    """Apply `columns` (ours → theirs), dropping what would collide with one of our names."""
+    columns = dict(spec.columns or {})
+    for ours, theirs in columns.items():
+        if theirs not in rows.column_names:
+            near = difflib.get_close_matches(theirs, rows.column_names, n=2)
+            hint = f"did you mean {' or '.join(near)}? " if near else ""
+            raise DataError(
+                f"there is no column `{theirs}` in {spec.path}; {hint}its columns are {', '.join(rows.column_names)}",
+                field=f"{field}.columns.{ours}",
+            )
+    if not columns:
+        return rows
+    table = rows.select_columns(list(dict.fromkeys(columns.values())))
+    for ours, theirs in columns.items():
+        if list(columns.values()).count(theirs) > 1:
+            raise DataError(f"column `{theirs}` is mapped twice", field=f"{field}.columns.{ours}")
+    return table.rename_columns({theirs: ours for ours, theirs in columns.items() if ours != theirs})

@@ -1,0 +1,361 @@
+"""A worker: one frozen base on one device, and the jobs that train on it together.
+
+Single-threaded and without a clock in any decision: what runs with what is a function of the jobs and of the order in
+which they came. Whoever owns a worker calls `step()` again and again and passes on the reports.
+"""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from jobs.errors import JobError, LoraloomError
+from jobs.records import (
+    Assignment,
+    BaseKey,
+    EvalReport,
+    JobState,
+    LogReport,
+    Report,
+    StateReport,
+    WorkerStatus,
+)
+from jobs.spec import JobSpec
+from workers import artifact
+from workers.adapter import allocate, dtype_for, initialise
+from workers.base_model import BaseModel, load_tokenizer
+from workers.batcher import Candidate, Kind, compose
+from workers.dataset import JobData, load_job_data
+from workers.job_run import JobRun, Work
+from workers.loss import exact_rows, job_sums, token_losses
+from workers.memory import BaseShape, Demand, demand, device_bytes, worker_bytes
+from workers.targets import resolve
+
+
+def load_tokenised(spec: JobSpec, key: BaseKey) -> JobData:
+    """A job's rows, tokenised by the base's own tokenizer.
+
+    Raises:
+        BaseModelError: The base has no usable tokenizer.
+        DataError: The rows cannot be used.
+    """
+    return load_job_data(spec, load_tokenizer(spec.model, key))
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerSettings:
+    """What the owner of a worker decides. No default depends on the machine: `capacity_bytes` is measured if `None`."""
+
+    staging_dir: Path
+    """Finished artifacts are written below it, for the scheduler to publish."""
+    token_budget: int = 4096
+    """Tokens that a pack of several jobs may hold."""
+    capacity_bytes: int | None = None
+    """Memory the worker may use, base included; measured once the base is loaded if `None`."""
+
+
+@dataclass(frozen=True)
+class _Member:
+    """One job's part of a pack."""
+
+    run: JobRun
+    work: Work
+
+
+class Worker:
+    """One device's worth of training."""
+
+    def __init__(
+        self,
+        worker_id: str,
+        key: BaseKey,
+        settings: WorkerSettings,
+        *,
+        device: torch.device | str = "cpu",
+        load_base: Callable[[BaseKey, torch.device], BaseModel] = BaseModel.load,
+        load_data: Callable[[JobSpec, BaseKey], JobData] = load_tokenised,
+    ) -> None:
+        self.worker_id = worker_id
+        self.key = key
+        self.settings = settings
+        self.device = torch.device(device)
+        self._load_base = load_base
+        self._load_data = load_data
+        self._base: BaseModel | None = None
+        self._shape: BaseShape | None = None
+        self._capacity_bytes = settings.capacity_bytes or 0
+        self._waiting: deque[Assignment] = deque()
+        self._prepared: dict[str, JobRun] = {}
+        self._runs: dict[str, JobRun] = {}
+        self._first_evals: dict[str, EvalReport] = {}
+        self._reports: list[Report] = []
+        self._started: float | None = None
+        self._busy_seconds = 0.0
+        self._tokens = 0
+
+    @property
+    def base(self) -> BaseModel:
+        """The frozen base. `load()` comes first."""
+        assert self._base is not None, "load() comes first"
+        return self._base
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether `step()` would have nothing to do."""
+        return not self._runs and not self._waiting
+
+    def load(self) -> None:
+        """Read the base into memory; seconds to minutes.
+
+        Raises:
+            BaseModelError: It cannot be loaded.
+        """
+        base = self._load_base(self.key, self.device)
+        self._base = base
+        parameters = list(base.model.parameters())
+        self._shape = BaseShape.of(
+            base.shapes,
+            sum(parameter.numel() for parameter in parameters),
+            parameters[0].dtype.itemsize,
+            int(base.model.get_input_embeddings().weight.shape[0]),  # pyright: ignore[reportArgumentType]
+        )
+        if self.settings.capacity_bytes is None:
+            # Free memory is what is left beside the base, which is loaded by now.
+            self._capacity_bytes = self._shape.base_bytes + int(0.9 * device_bytes(self.device))
+        self._started = time.monotonic()
+
+    def assign(self, assignments: Iterable[Assignment]) -> None:
+        """Queue jobs. They are admitted, in this order, at the next step boundary at which they fit."""
+        self._waiting.extend(assignments)
+
+    def release(self, job_id: str) -> bool:
+        """Drop a job at a step boundary, whatever its state; its neighbours are not touched.
+
+        Returns:
+            Whether the worker had it.
+        """
+        waiting = [assignment for assignment in self._waiting if assignment.job_id != job_id]
+        had = len(waiting) < len(self._waiting) or job_id in self._runs
+        self._waiting = deque(waiting)
+        self._runs.pop(job_id, None)
+        self._prepared.pop(job_id, None)
+        self._first_evals.pop(job_id, None)
+        return had
+
+    def step(self) -> list[Report]:
+        """One round: admit what fits, run one micro-batch of every job, finish what is done.
+
+        Returns:
+            What happened, in order. Errors of a job end that job and are reported, never raised.
+        """
+        began = time.monotonic()
+        self._admit()
+        members = []
+        for run in list(self._runs.values()):
+            with self._guard(run):
+                work = run.next_work()
+                if work is None:
+                    self._finish(run)
+                else:
+                    members.append(_Member(run, work))
+        for pack in self._packs(members):
+            self._run_pack(pack)
+        self._busy_seconds += time.monotonic() - began
+        reports, self._reports = self._reports, []
+        return reports
+
+    def status(self) -> WorkerStatus:
+        """Where the worker stands."""
+        return WorkerStatus(
+            worker_id=self.worker_id,
+            base=self.key,
+            base_loaded=self._base is not None,
+            adapters=len(self._runs),
+            waiting=len(self._waiting),
+            busy_seconds=self._busy_seconds,
+            wall_seconds=time.monotonic() - self._started if self._started is not None else 0.0,
+            tokens=self._tokens,
+        )
+
+    def runs(self) -> dict[str, JobRun]:
+        """Admitted jobs by id, in order of admission."""
+        return dict(self._runs)
+
+    def _admit(self) -> None:
+        """Take in waiting jobs, strictly in order: a small job does not overtake a large one that waits for room."""
+        while self._waiting:
+            assignment = self._waiting[0]
+            try:
+                run = self._prepare(assignment)
+                if not self._fits([run.demand]):
+                    raise JobError("memory", self._too_large(run.demand))
+            except Exception as error:
+                self._waiting.popleft()
+                self._prepared.pop(assignment.job_id, None)
+                self._fail(assignment.job_id, error)
+                continue
+            if not self._fits([run.demand, *(other.demand for other in self._runs.values())]):
+                return
+            self._waiting.popleft()
+            self._prepared.pop(assignment.job_id)
+            initialise(run.adapter, run.spec.lora, run.spec.training.seed)
+            self._runs[run.job_id] = run
+            for note in run.data.notes:
+                self._reports.append(LogReport(job_id=run.job_id, message=note))
+            neighbours = len(self._runs) - 1
+            self._state(
+                run.job_id,
+                JobState.RUNNING,
+                "admitted",
+                f"{run.adapter.num_parameters:,} trainable parameters on {len(run.adapter.targets)} linear layers of "
+                f"{self.key}, {run.total_steps} steps; {neighbours} other {'job' if neighbours == 1 else 'jobs'} here",
+            )
+
+    def _prepare(self, assignment: Assignment) -> JobRun:
+        """Tokenise and allocate; kept while the job waits for room, so that it is done once."""
+        if prepared := self._prepared.get(assignment.job_id):
+            return prepared
+        spec = assignment.spec
+        targets = resolve(spec.lora, self.base.shapes, other_modules=self.base.module_names)
+        data = self._load_data(spec, self.key)
+        dtype = dtype_for(self.base.dtype)
+        needs = demand(spec, data, targets, dtype.itemsize)
+        adapter = allocate(targets, dtype=dtype, device=self.device)
+        run = JobRun(job_id=assignment.job_id, spec=spec, data=data, adapter=adapter, demand=needs)
+        self._prepared[assignment.job_id] = run
+        return run
+
+    def _fits(self, demands: Sequence[Demand]) -> bool:
+        assert self._shape is not None
+        return worker_bytes(self._shape, demands, self.settings.token_budget) <= self._capacity_bytes
+
+    def _too_large(self, needs: Demand) -> str:
+        assert self._shape is not None
+        predicted = worker_bytes(self._shape, [needs], self.settings.token_budget)
+        return (
+            f"does not fit on {self.worker_id} even alone: needs about {predicted / 2**30:.2f} GiB "
+            f"(base {self._shape.base_bytes / 2**30:.2f}, adapter {needs.adapter_bytes / 2**30:.2f}, a micro-batch of "
+            f"{needs.worst_tokens} tokens) of {self._capacity_bytes / 2**30:.2f} GiB; lower "
+            "training.per_device_train_batch_size, training.max_length or lora.r"
+        )
+
+    def _packs(self, members: Sequence[_Member]) -> list[list[_Member]]:
+        by_job = {member.run.job_id: member for member in members}
+        candidates = [
+            Candidate(
+                job_id=member.run.job_id,
+                tokens=member.work.batch.num_tokens,
+                kind=member.work.kind,
+                exclusive=member.run.spec.scheduling.packing == "exact",
+            )
+            for member in members
+        ]
+        packs = compose(candidates, token_budget=self.settings.token_budget)
+        return [[by_job[candidate.job_id] for candidate in pack] for pack in packs]
+
+    def _run_pack(self, pack: list[_Member]) -> None:
+        """Run a pack; if it breaks, find out whose fault it is by running its jobs one by one."""
+        try:
+            self._forward_backward(pack)
+        except Exception as error:
+            for member in pack:
+                member.run.rewind()
+            if len(pack) == 1:
+                self._fail(pack[0].run.job_id, error)
+                return
+            for member in pack:
+                work = member.run.next_work()
+                assert work is not None
+                self._run_pack([_Member(member.run, work)])
+
+    def _forward_backward(self, pack: list[_Member]) -> None:
+        began = time.monotonic()
+        kind = pack[0].work.kind
+        segments = []
+        position = 0
+        for member in pack:
+            segments.append(member.run.segment(member.work, position))
+            position = segments[-1].stop
+        rows = [row for member in pack for row in member.work.batch.rows]
+        with torch.set_grad_enabled(kind is Kind.TRAIN):
+            logits, labels, _ = self.base.label_logits(rows, segments)
+            sums = job_sums(token_losses(logits, labels), [member.work.batch.num_labels for member in pack])
+            if kind is Kind.TRAIN:
+                torch.stack(
+                    [part / member.run.loss_denominator for part, member in zip(sums, pack, strict=True)]
+                ).sum().backward()
+        totals = torch.stack([part.detach() for part in sums]).tolist()
+        exact = (
+            iter(exact_rows(logits, labels, [row.num_labels for row in rows])) if kind is Kind.EVALUATE else iter(())
+        )
+        seconds = time.monotonic() - began
+        self._tokens += position if kind is Kind.TRAIN else 0
+        for member, segment, total in zip(pack, segments, totals, strict=True):
+            share = seconds * (segment.stop - segment.start) / position
+            hits = [next(exact) for _ in member.work.batch.rows] if kind is Kind.EVALUATE else []
+            with self._guard(member.run):
+                self._take_in(member, total, hits, share)
+
+    def _take_in(self, member: _Member, loss_sum: float, hits: list[bool], seconds: float) -> None:
+        run = member.run
+        if member.work.kind is Kind.TRAIN:
+            stepped = run.trained(member.work, loss_sum=loss_sum, seconds=seconds)
+            if stepped is not None:
+                self._reports.append(stepped)
+                run.check_finite()
+            return
+        evaluated = run.evaluated(member.work, loss_sum=loss_sum, exact=hits, seconds=seconds)
+        if evaluated is not None:
+            self._first_evals.setdefault(run.job_id, evaluated)
+            self._reports.append(evaluated)
+
+    def _finish(self, run: JobRun) -> None:
+        """Write the artifact and let the job go."""
+        source = artifact.Provenance(
+            job_id=run.job_id,
+            spec=run.spec,
+            base=self.key,
+            base_fingerprint=self.base.fingerprint,
+            train_fingerprint=run.data.train.fingerprint,
+            eval_fingerprint=run.data.evaluation.fingerprint if run.data.evaluation is not None else None,
+            num_threads=torch.get_num_threads(),
+            last_step=run.last_step,
+            first_eval=self._first_evals.get(run.job_id),
+            last_eval=run.last_eval,
+        )
+        folder = self.settings.staging_dir / run.job_id
+        artifact.export(run.adapter, self.base.shapes, source, folder)
+        self.release(run.job_id)
+        self._state(run.job_id, JobState.SUCCEEDED, "finished", f"all {run.total_steps} steps done", staged=str(folder))
+
+    def _fail(self, job_id: str, error: BaseException) -> None:
+        """End one job with a reason; its neighbours go on."""
+        self.release(job_id)
+        if isinstance(error, JobError):
+            self._state(job_id, JobState.FAILED, error.reason, str(error))
+        elif isinstance(error, LoraloomError):
+            self._state(job_id, JobState.FAILED, "invalid", str(error))
+        else:
+            self._reports.append(LogReport(job_id=job_id, message="".join(traceback.format_exception(error)).rstrip()))
+            last = "".join(traceback.format_exception_only(error)).strip().splitlines()[-1]
+            self._state(job_id, JobState.FAILED, "error", last)
+
+    @contextmanager
+    def _guard(self, run: JobRun) -> Iterator[None]:
+        """Turn an exception into the end of one job."""
+        try:
+            yield
+        except Exception as error:
+            self._fail(run.job_id, error)
+
+    def _state(self, job_id: str, state: JobState, reason: str, message: str, *, staged: str | None = None) -> None:
+        self._reports.append(
+            StateReport(job_id=job_id, state=state, reason=reason, message=message, staged_artifact=staged)
+        )
