@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from jobs.errors import LoraloomError, Problem, SpecError
+from orchestrator.openmp import spin_briefly
 
 EXIT_FAILED = 1
 EXIT_INVALID = 2
@@ -45,6 +46,7 @@ class _Terminated(BaseException):
 def main() -> None:
     """Entry point of the console script."""
     signal.signal(signal.SIGTERM, _raise_terminated)
+    spin_briefly()
     try:
         app(standalone_mode=False)
     except typer.Exit as stop:

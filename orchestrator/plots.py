@@ -45,16 +45,23 @@ def plot_losses(metrics: Path, names: list[str], target: Path) -> bool:
             panel.plot(*zip(*train, strict=True), color="#1f77b4", linewidth=1.4, label="train")
         if evaluation:
             panel.plot(
-                *zip(*evaluation, strict=True), color="#d95f02", linewidth=1.2, marker="o", markersize=4, label="eval"
+                *zip(*evaluation, strict=True),
+                color="#d95f02",
+                linestyle=":",
+                linewidth=1.0,
+                marker="o",
+                markersize=4,
+                label="eval",
             )
             panel.annotate(
                 f"{evaluation[-1][1]:.3f}",
                 evaluation[-1],
                 textcoords="offset points",
-                xytext=(-2, 7),
+                xytext=(0, 8),
                 ha="right",
                 fontsize=8,
                 color="#a34700",
+                bbox={"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.8},
             )
         if all(value > 0 for _, value in train + evaluation):
             panel.set_yscale("log")

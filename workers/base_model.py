@@ -30,6 +30,7 @@ from jobs.spec import ModelSpec
 from workers import attention, layout
 from workers.dataset import Row
 from workers.lora import MultiAdapterLinear, Router, Segment
+from workers.products import linear
 from workers.targets import LinearShape, linears
 
 DTYPES = {
@@ -154,6 +155,8 @@ class LabelHead(nn.Module):
         """(B, T, D) to (1, N, V), or to (B, T, V) with nothing selected."""
         if self.predict_N is not None:
             hidden_BTD = hidden_BTD.reshape(-1, hidden_BTD.shape[-1])[self.predict_N][None]
+        if isinstance(self.head, nn.Linear):
+            return linear(hidden_BTD, self.head.weight, self.head.bias)
         return self.head(hidden_BTD)
 
 
@@ -207,6 +210,13 @@ class BaseModel:
         """Of the frozen weights."""
         return self.model.dtype
 
+    @property
+    def vocab_size(self) -> int:
+        """Rows of the input embedding, which is what ids index."""
+        embedding = self.model.get_input_embeddings()
+        assert isinstance(embedding, nn.Embedding)
+        return embedding.num_embeddings
+
     def label_logits(self, rows: Sequence[Row], segments: Sequence[Segment]) -> tuple[Tensor, Tensor, int]:
         """Run rows through the base with the adapters that the segments name.
 
@@ -250,9 +260,9 @@ class BaseModel:
         if "position_ids" not in inspect.signature(self.model.forward).parameters:
             return False
         attention.register()
-        usual = self.model.config._attn_implementation
+        usual = self.model.config._attn_implementation or "eager"
         generator = np.random.default_rng(0)
-        vocabulary = int(self.model.get_input_embeddings().weight.shape[0])  # pyright: ignore[reportArgumentType]
+        vocabulary = self.vocab_size
         rows = [
             Row(index=0, ids=generator.integers(0, vocabulary, length), labelled=np.arange(length) > 0)
             for length in (7, 4, 9)

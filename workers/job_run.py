@@ -211,6 +211,7 @@ class JobRun:
     def rewind(self) -> None:
         """Start the optimizer batch in progress over, after a pack broke half way through its backward."""
         if self._batch is not None:
+            self.tokens -= sum(batch.num_tokens for batch in self._batch.micro_batches[: self._batch.done])
             self._batch.done, self._batch.loss_sum = 0, 0.0
         self.adapter.zero_grad()
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from transformers.pytorch_utils import Conv1D
 
+from workers.products import apart, linear
 from workers.seeds import generator
 
 
@@ -135,7 +136,7 @@ class MultiAdapterLinear(nn.Module):
         """x of shape (..., I) to (..., O)."""
         branches = self._router.branches(self.name)
         if not branches:
-            return self.base_layer(x)
+            return linear(x, self.weight_OI, self.bias)
         return _PackedLora.apply(
             x, self._anchor, self.weight_OI, self.bias, branches, self._router.token_index_T, self.name
         )  # pyright: ignore[reportReturnType]
@@ -160,7 +161,7 @@ class _PackedLora(torch.autograd.Function):
         module: str,
     ) -> Tensor:
         x_TI = x.reshape(-1, x.shape[-1])
-        y_TO = F.linear(x_TI, weight_OI, bias_O)
+        y_TO = F.linear(apart(x_TI), weight_OI, bias_O)
         rows_TI, out_TO = (x_TI, y_TO) if token_index_T is None else (x_TI[token_index_T], y_TO[token_index_T])
         thin: list[Tensor] = []
         masks: list[Tensor | None] = []
@@ -193,7 +194,7 @@ class _PackedLora(torch.autograd.Function):
         rows_TI, weight_OI, *thin = ctx.saved_tensors
         needs_dx: bool = ctx.needs_input_grad[0]
         dy_TO = grad.reshape(-1, grad.shape[-1])
-        dx_TI = dy_TO @ weight_OI if needs_dx else None
+        dx_TI = apart(dy_TO) @ weight_OI if needs_dx else None
         index_T = ctx.token_index_T
         dy_rows_TO = dy_TO if index_T is None else dy_TO[index_T]
         dx_rows_TI = dx_TI if dx_TI is None or index_T is None else dx_TI[index_T]

@@ -124,7 +124,7 @@ class Worker:
             base.shapes,
             sum(parameter.numel() for parameter in parameters),
             parameters[0].dtype.itemsize,
-            int(base.model.get_input_embeddings().weight.shape[0]),  # pyright: ignore[reportArgumentType]
+            base.vocab_size,
         )
         if self.settings.capacity_bytes is None:
             # Free memory is what is left beside the base, which is loaded by now.

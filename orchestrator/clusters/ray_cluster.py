@@ -12,15 +12,17 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 # Read by ray when it is imported. Usage reports are off; workers must see the same accelerators that the node has; and
 # training is what the machine is for, so its processes do not stand back behind all others, as Ray's do by default.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_worker_niceness", "0")
+os.environ.setdefault("RAY_AUTH_MODE", "token")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
 import ray
-from ray.actor import ActorProxy
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -29,6 +31,7 @@ from jobs.records import Assignment
 from orchestrator.clusters import Observation
 from orchestrator.clusters.host import host_devices, quiet_libraries
 from orchestrator.clusters.worker_loop import WorkerLoop
+from orchestrator.openmp import ENVIRONMENT
 from orchestrator.placement import Device, NewWorker
 from workers.worker import Worker, WorkerSettings
 
@@ -67,7 +70,8 @@ class _WorkerActor:
 
 @dataclass
 class _Handle:
-    actor: ActorProxy[_WorkerActor]
+    actor: Any
+    """Ray's proxy of a `_WorkerActor`; its methods exist only at run time."""
     pending: ray.ObjectRef | None = None
     """The observation being waited for; one at a time, so that none is lost."""
 
@@ -88,6 +92,8 @@ class RayCluster:
         self._workers: dict[str, _Handle] = {}
         self._nodes: dict[str, str] = {}
         local = {"num_cpus": os.cpu_count(), "object_store_memory": _OBJECT_STORE_BYTES, "_node_ip_address": _LOOPBACK}
+        # Ray leaves the token that opens its ports readable for everybody; what it creates is for this user alone.
+        mask = os.umask(0o077)
         try:
             ray.init(
                 address=address or "local",
@@ -100,6 +106,11 @@ class RayCluster:
         except Exception as error:
             what = f"joined at {address}" if address else "started"
             raise WorkerError(f"Ray cannot be {what}: {error}") from error
+        finally:
+            os.umask(mask)
+        token = Path.home() / ".ray" / "auth_token"
+        if token.is_file():
+            token.chmod(0o600)
         self._is_local = address is None
         self._devices = self._find_devices(num_workers)
 
@@ -115,6 +126,7 @@ class RayCluster:
             "max_restarts": 0,
             "max_concurrency": 4,
             "scheduling_strategy": NodeAffinitySchedulingStrategy(self._nodes[worker.device.id], soft=False),
+            "runtime_env": {"env_vars": {name: os.environ.get(name, value) for name, value in ENVIRONMENT.items()}},
         }
         # A local Ray's workers are this machine's: what can be imported here can be there.
         search_path = [entry or os.getcwd() for entry in sys.path] if self._is_local else []

@@ -1,0 +1,1 @@
+"""`make demo`: the product's main job on a real model and real data, checked against PEFT."""

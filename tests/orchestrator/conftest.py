@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from orchestrator.clusters.host import quiet_libraries
+from tests.tiny_base import write_rows, write_tiny_base
+
+
+quiet_libraries()
+
+
+@pytest.fixture(scope="session")
+def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_base(tmp_path_factory.mktemp("bases") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def other_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_base(tmp_path_factory.mktemp("bases") / "other", seed=1, hidden_size=48)
+
+
+@pytest.fixture(scope="session")
+def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_rows(tmp_path_factory.mktemp("data") / "colours.jsonl")
+
+
+WriteSpecs = Callable[..., Path]
+
+
+@pytest.fixture
+def write_specs(tmp_path: Path, tiny_base: Path, rows: Path) -> WriteSpecs:
+    """Write a spec file: one document for each mapping, laid over a small job that works."""
+
+    def write(*documents: dict[str, Any], name: str = "jobs.yaml") -> Path:
+        texts = []
+        for number, document in enumerate(documents):
+            spec: dict[str, Any] = {
+                "name": f"job-{number}",
+                "model": {"model_name_or_path": str(tiny_base), "dtype": "float32"},
+                "lora": {"r": 4, "target_modules": ["q_proj", "v_proj"]},
+                "datasets": [{"path": str(rows)}],
+                "val_size": 6,
+                "training": {"max_steps": 4, "per_device_train_batch_size": 3, "learning_rate": 0.01},
+            }
+            for key, value in document.items():
+                spec[key] = {**spec[key], **value} if isinstance(spec.get(key), dict) else value
+            texts.append(yaml.safe_dump(spec, sort_keys=False))
+        path = tmp_path / name
+        path.write_text("---\n".join(texts), encoding="utf-8")
+        return path
+
+    return write
