@@ -48,9 +48,8 @@ def main() -> None:
     signal.signal(signal.SIGTERM, _raise_terminated)
     spin_briefly()
     try:
-        app(standalone_mode=False)
-    except typer.Exit as stop:
-        sys.exit(stop.exit_code)
+        # Not standalone, it returns the code of `typer.Exit` and raises everything else.
+        sys.exit(app(standalone_mode=False) or 0)
     except typer.Abort:
         sys.exit(EXIT_INTERRUPTED)
     except KeyboardInterrupt:

@@ -137,9 +137,17 @@ class MultiAdapterLinear(nn.Module):
         branches = self._router.branches(self.name)
         if not branches:
             return linear(x, self.weight_OI, self.bias)
-        return _PackedLora.apply(
-            x, self._anchor, self.weight_OI, self.bias, branches, self._router.token_index_T, self.name
-        )  # pyright: ignore[reportReturnType]
+        # Shaped outside the function: what it returns must be no view, or a base that adds to it in place is refused.
+        y_TO = _PackedLora.apply(
+            x.reshape(-1, x.shape[-1]),
+            self._anchor,
+            self.weight_OI,
+            self.bias,
+            branches,
+            self._router.token_index_T,
+            self.name,
+        )
+        return y_TO.view(*x.shape[:-1], -1)  # pyright: ignore[reportOptionalMemberAccess]
 
 
 class _PackedLora(torch.autograd.Function):
@@ -152,7 +160,7 @@ class _PackedLora(torch.autograd.Function):
     @staticmethod
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx,
-        x: Tensor,
+        x_TI: Tensor,
         anchor: Tensor,
         weight_OI: Tensor,
         bias_O: Tensor | None,
@@ -160,7 +168,6 @@ class _PackedLora(torch.autograd.Function):
         token_index_T: Tensor | None,
         module: str,
     ) -> Tensor:
-        x_TI = x.reshape(-1, x.shape[-1])
         y_TO = F.linear(apart(x_TI), weight_OI, bias_O)
         rows_TI, out_TO = (x_TI, y_TO) if token_index_T is None else (x_TI[token_index_T], y_TO[token_index_T])
         thin: list[Tensor] = []
@@ -185,15 +192,14 @@ class _PackedLora(torch.autograd.Function):
         if token_index_T is not None:
             y_TO.index_copy_(0, token_index_T, out_TO)
         ctx.save_for_backward(rows_TI, weight_OI, *thin)
-        ctx.branches, ctx.masks, ctx.token_index_T, ctx.x_shape = branches, masks, token_index_T, x.shape
-        return y_TO.view(*x.shape[:-1], y_TO.shape[-1])
+        ctx.branches, ctx.masks, ctx.token_index_T = branches, masks, token_index_T
+        return y_TO
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
+    def backward(ctx, dy_TO: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
         rows_TI, weight_OI, *thin = ctx.saved_tensors
         needs_dx: bool = ctx.needs_input_grad[0]
-        dy_TO = grad.reshape(-1, grad.shape[-1])
         dx_TI = apart(dy_TO) @ weight_OI if needs_dx else None
         index_T = ctx.token_index_T
         dy_rows_TO = dy_TO if index_T is None else dy_TO[index_T]
@@ -224,8 +230,7 @@ class _PackedLora(torch.autograd.Function):
                 dx_tI.copy_(sum_tI)
         if dx_TI is not None and dx_rows_TI is not None and index_T is not None:
             dx_TI.index_copy_(0, index_T, dx_rows_TI)
-        dx = dx_TI.view(ctx.x_shape) if dx_TI is not None else None
-        return dx, None, None, None, None, None, None
+        return dx_TI, None, None, None, None, None, None
 
 
 def _drop(x_tI: Tensor, mask_tI: Tensor, probability: float) -> Tensor:

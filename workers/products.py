@@ -30,7 +30,8 @@ def apart(x: Tensor) -> Tensor:
 def linear(x: Tensor, weight_OI: Tensor, bias_O: Tensor | None) -> Tensor:
     """x Wᵀ + b for a frozen weight: (..., I) to (..., O)."""
     if _reads_across(x, weight_OI.shape[1]) or _reads_across(x, weight_OI.shape[0]):
-        return _RowsApart.apply(x, weight_OI, bias_O)  # pyright: ignore[reportReturnType]
+        y_TO = _RowsApart.apply(x.reshape(-1, x.shape[-1]), weight_OI, bias_O)
+        return y_TO.view(*x.shape[:-1], -1)  # pyright: ignore[reportOptionalMemberAccess]
     return F.linear(x, weight_OI, bias_O)
 
 
@@ -42,14 +43,12 @@ class _RowsApart(torch.autograd.Function):
     """The linear with its rows kept apart in both directions."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, weight_OI: Tensor, bias_O: Tensor | None) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def forward(ctx, x_TI: Tensor, weight_OI: Tensor, bias_O: Tensor | None) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx.save_for_backward(weight_OI)
-        y_TO = F.linear(apart(x.reshape(-1, x.shape[-1])), weight_OI, bias_O)
-        return y_TO.view(*x.shape[:-1], -1)
+        return F.linear(apart(x_TI), weight_OI, bias_O)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
+    def backward(ctx, dy_TO: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
         (weight_OI,) = ctx.saved_tensors
-        dx_TI = apart(grad.reshape(-1, grad.shape[-1])) @ weight_OI
-        return dx_TI.view(*grad.shape[:-1], -1), None, None
+        return apart(dy_TO) @ weight_OI, None, None

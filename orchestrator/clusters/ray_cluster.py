@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -94,6 +96,8 @@ class RayCluster:
         local = {"num_cpus": os.cpu_count(), "object_store_memory": _OBJECT_STORE_BYTES, "_node_ip_address": _LOOPBACK}
         # Ray leaves the token that opens its ports readable for everybody; what it creates is for this user alone.
         mask = os.umask(0o077)
+        # And it takes SIGTERM for itself; what to do then is the caller's business.
+        on_terminate = signal.getsignal(signal.SIGTERM)
         try:
             ray.init(
                 address=address or "local",
@@ -108,6 +112,8 @@ class RayCluster:
             raise WorkerError(f"Ray cannot be {what}: {error}") from error
         finally:
             os.umask(mask)
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGTERM, on_terminate)
         token = Path.home() / ".ray" / "auth_token"
         if token.is_file():
             token.chmod(0o600)

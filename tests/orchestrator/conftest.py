@@ -10,7 +10,6 @@ import yaml
 from orchestrator.clusters.host import quiet_libraries
 from tests.tiny_base import write_rows, write_tiny_base
 
-
 quiet_libraries()
 
 

@@ -10,7 +10,17 @@ import torch
 
 from jobs.records import JobState
 from jobs.spec import JobSpec
-from tests.models import Trained, admit, make_data, make_spec, make_worker, norms_in_own_dtype, tiny_gpt2, tiny_llama, train
+from tests.models import (
+    Trained,
+    admit,
+    make_data,
+    make_spec,
+    make_worker,
+    norms_in_own_dtype,
+    tiny_gpt2,
+    tiny_llama,
+    train,
+)
 from workers.dataset import JobData
 
 NUM_JOBS = 32

@@ -124,7 +124,9 @@ def test_a_step_that_is_not_finite_changes_neither_weights_nor_moments_nor_sched
     assert states[0].keys() == states[1].keys()
     for key, state in states[1].items():
         assert all(
-            torch.equal(states[0][key][name], value) if isinstance(value, torch.Tensor) else states[0][key][name] == value
+            torch.equal(states[0][key][name], value)
+            if isinstance(value, torch.Tensor)
+            else states[0][key][name] == value
             for name, value in state.items()
         )
     rates = [optimizer._optimizer.param_groups[0]["lr"] for optimizer in optimizers]

@@ -1,0 +1,152 @@
+"""Real Ray on this machine: several workers, workers that raise, workers that are killed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from rich.console import Console
+
+from jobs.loading import load_files
+from jobs.records import Event, Job, JobState
+from orchestrator.clusters.ray_cluster import RayCluster
+from orchestrator.run import check
+from orchestrator.scheduler import Scheduler
+from workers import artifact
+from workers.worker import WorkerSettings
+
+pytestmark = pytest.mark.ray
+WriteSpecs = Callable[..., Path]
+QUIET = Console(stderr=True, quiet=True)
+
+
+class Recorder:
+    """A listener that remembers, and can act at a job's first step."""
+
+    def __init__(self, at_first_step: Callable[[], None] | None = None) -> None:
+        self.events: list[Event] = []
+        self.steps: list[tuple[str, int]] = []
+        self._at_first_step = at_first_step
+
+    def on_event(self, job: Job, event: Event) -> None:
+        self.events.append(event)
+
+    def on_step(self, job: Job, report: object) -> None:
+        self.steps.append((job.id, getattr(report, "step", 0)))
+        if self._at_first_step is not None:
+            act, self._at_first_step = self._at_first_step, None
+            act()
+
+    def on_evaluation(self, job: Job, report: object) -> None:
+        pass
+
+    def on_log(self, job: Job, message: str) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[RayCluster]:
+    started = RayCluster(num_workers=2)
+    yield started
+    started.shutdown()
+
+
+def schedule(specs: Path, cluster: RayCluster, staging: Path, recorder: Recorder) -> Scheduler:
+    loaded = load_files([specs])
+    return Scheduler(
+        [Job(id=one.spec.name, spec=one.spec) for one in loaded],
+        check(loaded, token_budget=4096, console=QUIET),
+        cluster,
+        WorkerSettings(staging_dir=staging),
+        [recorder],
+        publish=lambda _job, staged: staged,
+    )
+
+
+def drive(scheduler: Scheduler) -> None:
+    for _ in range(2000):
+        if scheduler.is_done:
+            return
+        scheduler.tick(0.1)
+    pytest.fail("jobs never ended")
+
+
+def test_two_bases_on_two_workers_of_one_machine(
+    tmp_path: Path, cluster: RayCluster, write_specs: WriteSpecs, other_base: Path
+) -> None:
+    specs = write_specs({}, {"model": {"model_name_or_path": str(other_base)}}, {})
+    recorder = Recorder()
+    scheduler = schedule(specs, cluster, tmp_path / "staging", recorder)
+    drive(scheduler)
+    assert {job.state for job in scheduler.jobs.values()} == {JobState.SUCCEEDED}
+    workers = {job.id: job.worker_id for job in scheduler.jobs.values()}
+    assert workers["job-0"] == workers["job-2"] != workers["job-1"]
+    # The workers stepped on their own and told of every step, in each job's order.
+    for job_id in scheduler.jobs:
+        assert [step for one, step in recorder.steps if one == job_id] == [1, 2, 3, 4]
+        assert artifact.verify(tmp_path / "staging" / job_id)["metrics"]["step"] == 4
+    life = [event.state for event in recorder.events if event.job_id == "job-0"]
+    assert life == [JobState.STARTING, JobState.RUNNING, JobState.SUCCEEDED]
+
+
+def test_jobs_of_one_base_are_spread_over_both_workers(
+    tmp_path: Path, cluster: RayCluster, write_specs: WriteSpecs
+) -> None:
+    scheduler = schedule(write_specs({}, {}, {}, {}), cluster, tmp_path / "staging", Recorder())
+    drive(scheduler)
+    placed = [job.worker_id for job in scheduler.jobs.values()]
+    assert sorted(placed.count(worker) for worker in set(placed)) == [2, 2]
+
+
+def test_a_worker_that_raises_is_reported_with_its_tracebacks_last_line(
+    tmp_path: Path, cluster: RayCluster, write_specs: WriteSpecs, tiny_base: Path
+) -> None:
+    broken = shutil.copytree(tiny_base, tmp_path / "broken")
+    weights = broken / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    specs = write_specs({"model": {"model_name_or_path": str(broken)}}, {})
+    scheduler = schedule(specs, cluster, tmp_path / "staging", Recorder())
+    drive(scheduler)
+    failed, healthy = scheduler.jobs.values()
+    assert (failed.state, failed.reason) == (JobState.FAILED, "worker_lost")
+    assert "BaseModelError: the weights cannot be loaded" in failed.message
+    assert healthy.state is JobState.SUCCEEDED
+
+
+def test_a_killed_worker_fails_its_jobs_and_no_other(
+    tmp_path: Path, cluster: RayCluster, write_specs: WriteSpecs, other_base: Path
+) -> None:
+    def kill_the_worker_of_the_endless_job() -> None:
+        for process in psutil.process_iter(["cmdline", "environ"]):
+            if "ray::_WorkerActor" in " ".join(process.info["cmdline"] or []):
+                actors.append(process.pid)
+        scheduler.tick(0)
+        os.kill(max(actors, key=lambda pid: psutil.Process(pid).cpu_times().user), signal.SIGKILL)
+
+    actors: list[int] = []
+    specs = write_specs({"training": {"max_steps": 1_000_000}}, {"training": {"max_steps": 1_000_000}})
+    scheduler = schedule(specs, cluster, tmp_path / "staging", Recorder(kill_the_worker_of_the_endless_job))
+    for _ in range(600):
+        scheduler.tick(0.1)
+        lost = [job for job in scheduler.jobs.values() if job.state is JobState.FAILED]
+        if lost:
+            break
+    [job] = lost
+    assert job.reason == "worker_lost"
+    assert "died" in job.message
+    [other] = [one for one in scheduler.jobs.values() if one is not job]
+    assert other.state in (JobState.STARTING, JobState.RUNNING)
+    scheduler.cancel(other.id, "enough")
+    assert scheduler.is_done
+    scheduler.tick(0)
+
+
+def test_the_token_that_opens_rays_ports_is_private(cluster: RayCluster) -> None:
+    token = Path.home() / ".ray" / "auth_token"
+    if token.is_file():
+        assert token.stat().st_mode & 0o077 == 0
