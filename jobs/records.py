@@ -50,6 +50,12 @@ class BaseKey:
         revision = f"@{self.revision[:12]}" if self.revision else ""
         return f"{self.model_name_or_path}{revision} ({self.dtype})"
 
+    @property
+    def short(self) -> str:
+        """For narrow places: a local folder by its last name."""
+        name = self.model_name_or_path
+        return f"{name.rsplit('/', 1)[-1] if name.startswith('/') else name} ({self.dtype})"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Placement:
@@ -183,6 +189,8 @@ class WorkerStatus:
     """Jobs whose adapters are in the worker's memory now."""
     waiting: int
     """Jobs handed to the worker that do not fit yet."""
+    evaluating: tuple[str, ...] = ()
+    """Ids of the jobs that are being evaluated, not trained, at the moment."""
     busy_seconds: float = 0.0
     wall_seconds: float = 0.0
     tokens: int = 0

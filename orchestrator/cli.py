@@ -11,6 +11,7 @@ from types import FrameType
 from typing import Annotated, NoReturn
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -127,7 +128,7 @@ def validate(specs: Specs, set_: Set = None, as_json: AsJson = False, token_budg
         ]
         print(json.dumps({"jobs": rows}))
         return
-    table = Table(header_style="bold")
+    table = Table(header_style="bold", box=SIMPLE_HEAD)
     table.add_column("job", no_wrap=True)
     table.add_column("base", overflow="fold")
     for name in ("rows", "eval rows", "steps", "tokens", "trainable", "adapter", "peak alone"):
@@ -135,7 +136,7 @@ def validate(specs: Specs, set_: Set = None, as_json: AsJson = False, token_budg
     for name, estimate in estimates.items():
         table.add_row(
             Text(name),
-            Text(str(estimate.base)),
+            Text(estimate.base.short),
             f"{estimate.train_rows:,}",
             f"{estimate.eval_rows:,}",
             f"{estimate.total_steps:,}",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group
 from rich.live import Live
 from rich.progress_bar import ProgressBar
@@ -97,7 +98,13 @@ class LiveTable:
 
     def _jobs(self, scheduler: Scheduler) -> Table:
         wide = self._console.width >= 110
-        table = Table(header_style="bold", expand=False, pad_edge=False)
+        evaluating = {
+            job_id
+            for record in scheduler.workers.values()
+            if record.status is not None and record.ended is None
+            for job_id in record.status.evaluating
+        }
+        table = Table(header_style="bold", box=SIMPLE_HEAD, expand=False)
         table.add_column("job", no_wrap=True, max_width=28)
         table.add_column("state", no_wrap=True)
         if wide:
@@ -114,7 +121,7 @@ class LiveTable:
             total = progress.total_steps
             cells: list[Text | str | ProgressBar] = [
                 Text(job.spec.name),
-                Text(str(job.state), style=_STYLES[job.state]),
+                Text("EVALUATING" if job.id in evaluating else str(job.state), style=_STYLES[job.state]),
             ]
             if wide:
                 cells.append(ProgressBar(total=total or 1, completed=progress.step, width=14))
@@ -137,7 +144,7 @@ class LiveTable:
         for worker_id, record in scheduler.workers.items():
             status = record.status
             lines.append(f"{worker_id} ", style="bold")
-            lines.append(f"{record.worker.base} on {record.worker.device.id}: ")
+            lines.append(f"{record.worker.base.short} on {record.worker.device.id}: ")
             if record.ended is not None:
                 lines.append(f"ended, {record.ended}\n", style="dim")
             elif status is None or not status.base_loaded:

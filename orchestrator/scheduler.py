@@ -152,6 +152,7 @@ class Scheduler:
         for placement in decision.placements:
             job = self.jobs[placement.job_id]
             job.worker_id = placement.worker_id
+            job.progress = replace(job.progress, total_steps=self._estimates[job.id].total_steps)
             self.workers[placement.worker_id].job_ids.append(job.id)
             self._change(job, JobState.STARTING, "placed", placement.reason)
             assignments.setdefault(placement.worker_id, []).append(Assignment(job_id=job.id, spec=job.spec))

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
@@ -89,7 +90,7 @@ def summarise(jobs: Iterable[Job], workers: Iterable[WorkerStatus], wall_seconds
 
 def final_table(summary: RunSummary) -> Table:
     """The table that closes a run."""
-    table = Table(title_justify="left", header_style="bold", expand=False)
+    table = Table(header_style="bold", box=SIMPLE_HEAD)
     table.add_column("job", no_wrap=True)
     table.add_column("state", no_wrap=True)
     for name in ("steps", "train loss", "eval loss", "exact match", "tokens"):

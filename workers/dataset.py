@@ -96,6 +96,11 @@ class TokenisedRows(Sequence[Row]):
         return self._ends - self._starts
 
     @property
+    def label_counts(self) -> np.ndarray:
+        """(rows,) label tokens of each row."""
+        return np.add.reduceat(self._labelled.astype(np.int64), self._starts)
+
+    @property
     def num_tokens(self) -> int:
         """Tokens of all rows."""
         return len(self._ids)

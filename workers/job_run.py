@@ -87,6 +87,11 @@ class JobRun:
         """Passes over the training rows so far, as a fraction."""
         return self.step / steps_per_epoch(self.spec.training, len(self.data.train))
 
+    @property
+    def is_evaluating(self) -> bool:
+        """Whether an evaluation pass is under way."""
+        return self._eval is not None
+
     def next_work(self) -> Work | None:
         """The micro-batch to run next, or `None` when the job has done everything. Asking twice changes nothing."""
         if self._eval is None and self._evaluation_due():

@@ -16,7 +16,7 @@ from jobs.spec import JobSpec
 from workers.dataset import JobData
 from workers.targets import LinearShape, Target
 
-_BETWEEN_LINEARS = 1.5
+_BETWEEN_LINEARS = 2.0
 _LOGIT_COPIES = 3
 """Logits, their log-softmax, and their gradient."""
 _STATES = 4
@@ -67,13 +67,12 @@ class Demand:
 
 
 def demand(spec: JobSpec, data: JobData, targets: Mapping[str, Target], itemsize: int = 4) -> Demand:
-    """A job's demand, its micro-batch taken at its worst: the longest rows all at once."""
+    """A job's demand, its micro-batch taken at its worst: the longest rows, and those with most labels, all at once."""
     size = spec.training.per_device_train_batch_size
-    lengths = sorted(data.train.lengths.tolist(), reverse=True)[:size]
-    share = data.train.num_labels / data.train.num_tokens
-    tokens = sum(lengths)
     return Demand(
-        adapter_bytes=adapter_bytes(targets, itemsize), worst_tokens=tokens, worst_labels=max(1, round(tokens * share))
+        adapter_bytes=adapter_bytes(targets, itemsize),
+        worst_tokens=sum(sorted(data.train.lengths.tolist())[-size:]),
+        worst_labels=sum(sorted(data.train.label_counts.tolist())[-size:]),
     )
 
 

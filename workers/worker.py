@@ -179,6 +179,7 @@ class Worker:
             base_loaded=self._base is not None,
             adapters=len(self._runs),
             waiting=len(self._waiting),
+            evaluating=tuple(run.job_id for run in self._runs.values() if run.is_evaluating),
             busy_seconds=self._busy_seconds,
             wall_seconds=time.monotonic() - self._started if self._started is not None else 0.0,
             tokens=self._tokens,

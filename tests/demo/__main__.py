@@ -12,6 +12,7 @@ from collections import Counter
 from pathlib import Path
 
 import torch
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -59,7 +60,7 @@ def main() -> int:
 
 
 def _report(console: Console, output_dir: Path, specs: list[JobSpec]) -> int:
-    table = Table(header_style="bold")
+    table = Table(header_style="bold", box=SIMPLE_HEAD)
     table.add_column("task", no_wrap=True)
     for name in (
         "held-out loss", "exact match", "rows", "majority", "in PEFT", "adapter", "trainable", "of its layers",
