@@ -149,8 +149,8 @@ class TrainingSpec(Block):
     """Size of the noise added to embeddings (arXiv:2310.05914)."""
     label_smoothing_factor: types.BelowOne = 0.0
     """Share of the label's probability spread over the vocabulary."""
-    max_nonfinite_steps: types.CountOrZero = 3
-    """The job fails after more steps in a row than this whose loss or gradient is not finite."""
+    max_nonfinite_steps: types.Count = 3
+    """The job fails once so many steps in a row had a loss or gradient that is not finite."""
     max_skipped_rows: types.CountOrZero = 0
     """Unreadable rows to pass over before the job is refused."""
     seed: Annotated[int, Field(strict=True, ge=0, le=2**32 - 1)] = 42

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from jobs.errors import BaseModelError, DataError, Problem
+from jobs.errors import BaseModelError, DataError, Problem, SpecError
 from jobs.records import BaseKey
 from jobs.spec import JobSpec
 from workers.base_model import DTYPES, Blueprint, load_tokenizer, read_blueprint
@@ -46,12 +46,12 @@ class Preflight:
             blueprint = self._blueprint(spec)
         except BaseModelError as error:
             return None, [Problem(message=str(error), field=error.field, value=error.value)]
-        problems = []
+        problems: list[Problem] = []
         targets = data = None
         try:
             targets = resolve(spec.lora, blueprint.shapes, other_modules=blueprint.module_names)
-        except BaseModelError as error:
-            problems.append(Problem(message=str(error), field=error.field))
+        except SpecError as error:
+            problems += error.problems
         try:
             data = load_job_data(spec, load_tokenizer(spec.model, blueprint.key))
         except BaseModelError as error:

@@ -22,6 +22,7 @@ _BUILDER_BY_ENDING = {
     ".txt": "text",
 }
 _BUILDERS = frozenset(_BUILDER_BY_ENDING.values())
+_TEXT_BUILDERS = frozenset({"json", "csv", "text"})
 
 
 def load(spec: DatasetSpec, *, field: str) -> datasets.Dataset:
@@ -37,6 +38,8 @@ def load(spec: DatasetSpec, *, field: str) -> datasets.Dataset:
     builder, files = _builder_and_files(spec, field)
     for file in files:
         _check_file(Path(file), field)
+        if builder in _TEXT_BUILDERS:
+            _check_utf8(Path(file), field)
     try:
         rows = _load(spec, builder, files)
     except Exception as error:
@@ -93,20 +96,28 @@ def _check_file(path: Path, field: str) -> None:
     raise DataError(f"{path} does not exist (looked in {Path.cwd()}){hint}", field=field)
 
 
+def _check_utf8(path: Path, field: str) -> None:
+    """Arrow passes bytes on as text unseen, so that a bad one would raise only when its row is used."""
+    try:
+        with path.open("rb") as lines:
+            for number, line in enumerate(lines, start=1):
+                line.decode("utf-8")
+    except UnicodeDecodeError as bad:
+        raise DataError(
+            f"{path}: line {number} is not UTF-8 text: {bad.reason} at byte {bad.start} of the line", field=field
+        ) from bad
+    except OSError as bad:
+        raise DataError(f"{path} cannot be read: {bad.strerror}", field=field) from bad
+
+
 def _explained(error: Exception, builder: str, files: list[str], spec: DatasetSpec, field: str) -> DataError:
     """A reason that a person can act on; the library's own text only where nothing better is known."""
     if builder == "json":
         for file in files:
             if problem := _first_bad_json_row(Path(file)):
                 return DataError(problem, field=field)
-    for file in files:
-        try:
-            Path(file).read_text(encoding="utf-8")
-        except UnicodeDecodeError as bad:
-            line = Path(file).read_bytes()[: bad.start].count(b"\n") + 1
-            return DataError(f"{file}: line {line} is not UTF-8 text (byte {bad.start})", field=field)
-        except OSError as bad:
-            return DataError(f"{file} cannot be read: {bad.strerror}", field=field)
+    if "corresponds to no data" in str(error):
+        return DataError(f"{', '.join(files) or spec.path} has no rows in {spec.split}", field=field)
     text = str(error).strip().splitlines()
     where = ", ".join(files) or spec.path
     return DataError(f"{where} cannot be loaded: {text[0] if text else type(error).__name__}", field=field)
@@ -123,9 +134,7 @@ def _first_bad_json_row(path: Path) -> str | None:
             if not line.strip():
                 continue
             try:
-                row = json.loads(line.decode("utf-8"))
-            except UnicodeDecodeError as bad:
-                return f"{path}: row {number} is not UTF-8 text: {bad.reason} at byte {bad.start} of the line"
+                row = json.loads(line)
             except json.JSONDecodeError as bad:
                 return f"{path}: row {number} is not valid JSON: {bad.msg} at character {bad.colno}"
             except RecursionError:

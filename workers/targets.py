@@ -12,7 +12,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from jobs.errors import BaseModelError
+from jobs.errors import Problem, SpecError
 from jobs.spec import LoraSpec
 
 
@@ -68,37 +68,32 @@ def resolve(
         other_modules: Names of modules that exist but cannot carry adapters, for a better message.
 
     Raises:
-        BaseModelError: An entry fits nothing (nearest names offered), or nothing is left. `field` is the entry's path.
+        SpecError: Entries that fit nothing (nearest names offered), all of them, or nothing is left to train.
     """
     others = [name for name in other_modules if name not in shapes]
-    if isinstance(lora.target_modules, str):
-        chosen = set(shapes)
-    else:
-        chosen = set()
-        for index, entry in enumerate(lora.target_modules):
-            hits = {name for name in shapes if matches(name, entry)}
-            if not hits:
-                raise BaseModelError(
-                    _no_such_target(entry, shapes, others), field=f"lora.target_modules[{index}]", value=entry
-                )
-            chosen |= hits
-    for index, entry in enumerate(lora.exclude_modules or ()):
-        hits = {name for name in shapes if matches(name, entry)}
-        if not hits:
-            raise BaseModelError(
-                _no_such_target(entry, shapes, others), field=f"lora.exclude_modules[{index}]", value=entry
-            )
-        chosen -= hits
-    if not chosen:
-        raise BaseModelError("exclude_modules leaves no module to train", field="lora.exclude_modules")
-    for pattern_field, pattern in (("rank_pattern", lora.rank_pattern), ("alpha_pattern", lora.alpha_pattern)):
-        for entry in pattern:
-            if not any(matches(name, entry) for name in chosen):
-                raise BaseModelError(
-                    _no_such_target(entry, {name: shapes[name] for name in chosen}, others),
-                    field=f"lora.{pattern_field}.{entry}",
-                    value=entry,
-                )
+    problems: list[Problem] = []
+
+    def hits(entries: Iterable[str], field: str, among: Mapping[str, LinearShape]) -> set[str]:
+        found: set[str] = set()
+        for index, entry in enumerate(entries):
+            fitting = {name for name in among if matches(name, entry)}
+            if not fitting:
+                where = f"{field}.{entry}" if field.endswith("pattern") else f"{field}[{index}]"
+                problems.append(Problem(message=_no_such_target(entry, among, others), field=where, value=entry))
+            found |= fitting
+        return found
+
+    everything = isinstance(lora.target_modules, str)
+    chosen = set(shapes) if everything else hits(lora.target_modules, "lora.target_modules", shapes)
+    chosen -= hits(lora.exclude_modules or (), "lora.exclude_modules", shapes)
+    if not chosen and not problems:
+        problems.append(Problem(message="leaves no module to train", field="lora.exclude_modules"))
+    if not problems:
+        kept = {name: shapes[name] for name in shapes if name in chosen}
+        hits(lora.rank_pattern, "lora.rank_pattern", kept)
+        hits(lora.alpha_pattern, "lora.alpha_pattern", kept)
+    if problems:
+        raise SpecError(problems)
     targets = {}
     for name, shape in shapes.items():
         if name not in chosen:

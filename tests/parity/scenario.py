@@ -39,17 +39,17 @@ LLAMA = Family(
     name="llama",
     build=tiny_llama,
     two_names=("q_proj", "v_proj"),
-    feed_forward="*.mlp?*_proj",
+    feed_forward="model.layers.*.mlp.*",
     excluded="layers.0.mlp.gate_proj",
-    second_layer="layers.1?*",
+    second_layer="layers.1.*",
 )
 GPT2 = Family(
     name="gpt2",
     build=tiny_gpt2,
     two_names=("attn.c_attn", "attn.c_proj"),
-    feed_forward="*.mlp?c_*",
+    feed_forward="transformer.h.*.mlp.*",
     excluded="h.0.mlp.c_fc",
-    second_layer="h.1?*",
+    second_layer="h.1.*",
 )
 FAMILIES = {family.name: family for family in (LLAMA, GPT2)}
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from jobs.errors import BaseModelError
+from jobs.errors import Problem, SpecError
 from jobs.spec import LoraSpec
 from tests.models import tiny_gpt2, tiny_llama
 from workers.targets import LinearShape, Target, linears, matches, resolve
@@ -28,10 +28,11 @@ def layers(short: str) -> set[str]:
     return {f"model.layers.{layer}.{part}.{short}" for layer in range(3)}
 
 
-def error_of(**lora: Any) -> BaseModelError:
-    with pytest.raises(BaseModelError) as caught:
+def error_of(**lora: Any) -> Problem:
+    with pytest.raises(SpecError) as caught:
         resolved(**lora)
-    return caught.value
+    [problem] = caught.value.problems
+    return problem
 
 
 def test_linears_are_all_but_the_output_head_with_their_widths() -> None:
@@ -143,3 +144,10 @@ def test_a_module_that_is_no_linear_is_refused_as_such() -> None:
 )
 def test_what_could_have_no_effect_is_an_error_at_its_own_field(lora: dict[str, Any], field: str) -> None:
     assert error_of(**lora).field == field
+
+
+def test_all_entries_that_fit_nothing_are_told_at_once() -> None:
+    with pytest.raises(SpecError) as caught:
+        resolved(target_modules=["q_prj", "v_proj", "lm_head"], exclude_modules=["nothing"])
+    fields = [problem.field for problem in caught.value.problems]
+    assert fields == ["lora.target_modules[0]", "lora.target_modules[2]", "lora.exclude_modules[0]"]
