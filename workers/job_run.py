@@ -178,7 +178,7 @@ class JobRun:
         Raises:
             JobError: With reason `nonfinite`.
         """
-        if self.nonfinite_in_a_row >= max(1, self.spec.training.max_nonfinite_steps):
+        if self.nonfinite_in_a_row >= self.spec.training.max_nonfinite_steps:
             raise JobError(
                 "nonfinite",
                 f"loss or gradient was not finite in {self.nonfinite_in_a_row} steps in a row, the last being step "

@@ -1,9 +1,9 @@
 """Products with a frozen weight in which no row reads another.
 
-oneDNN's 16-bit product on CPUs with AMX reads past the end of a row whose length is no multiple of 32 and multiplies what
-it finds there by zero: the first numbers of the next row. A NaN in one job's row then reaches the last row of the job
-before it (seen with torch 2.13, for one in the backward of a head over 50,257 words). Rows that are followed by zeros
-give the same bits without the leak.
+oneDNN's 16-bit product on CPUs with AMX reads past the end of a row whose length is no multiple of 32 and multiplies
+what it finds there by zero: the first numbers of the next row. A NaN in one job's row then reaches the last row of the
+job before it (seen with torch 2.13, for one in the backward of a head over 50,257 words). Rows that are followed by
+zeros give the same bits without the leak.
 
 Shape legend: T rows, I input features, O output features.
 """

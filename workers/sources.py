@@ -8,9 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+from datasets import config
 
 from jobs.errors import DataError
 from jobs.spec import DatasetSpec
+
+# `datasets` reports each use of a builder to its hub, even for local files, and waits for the answer.
+config.HF_UPDATE_DOWNLOAD_COUNTS = False
 
 _BUILDER_BY_ENDING = {
     ".json": "json",
@@ -101,11 +105,11 @@ def _check_utf8(path: Path, field: str) -> None:
     try:
         with path.open("rb") as lines:
             for number, line in enumerate(lines, start=1):
-                line.decode("utf-8")
-    except UnicodeDecodeError as bad:
-        raise DataError(
-            f"{path}: line {number} is not UTF-8 text: {bad.reason} at byte {bad.start} of the line", field=field
-        ) from bad
+                try:
+                    line.decode("utf-8")
+                except UnicodeDecodeError as bad:
+                    reason = f"{bad.reason} at byte {bad.start} of the line"
+                    raise DataError(f"{path}: line {number} is not UTF-8 text: {reason}", field=field) from bad
     except OSError as bad:
         raise DataError(f"{path} cannot be read: {bad.strerror}", field=field) from bad
 

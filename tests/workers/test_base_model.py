@@ -140,7 +140,11 @@ def test_training_on_a_padded_base_equals_peft(name: str, tmp_path: Path) -> Non
     specs = [
         make_spec(
             job,
-            lora={"r": r, "lora_alpha": 8, "target_modules": ["in_proj", "x_proj"] if "Mamba" in name else "all-linear"},
+            lora={
+                "r": r,
+                "lora_alpha": 8,
+                "target_modules": ["in_proj", "x_proj"] if "Mamba" in name else "all-linear",
+            },
             training={
                 "max_steps": 6,
                 "per_device_train_batch_size": 2,
@@ -158,9 +162,7 @@ def test_training_on_a_padded_base_equals_peft(name: str, tmp_path: Path) -> Non
     while not worker.is_idle:
         trained.reports += worker.step()
     for spec in specs:
-        oracle = train_alone(
-            NOT_PACKABLE[name](), spec, data[spec.name].train, trained.initial[spec.name], num_steps=6
-        )
+        oracle = train_alone(NOT_PACKABLE[name](), spec, data[spec.name].train, trained.initial[spec.name], num_steps=6)
         errors = compare(trained.losses(spec.name), trained.final(spec.name), oracle)
         assert errors.loss <= 1e-4
         assert errors.adapter <= 1e-4
@@ -188,7 +190,9 @@ def test_the_fingerprint_changes_with_a_single_bit_of_a_single_weight() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_a_base_on_disk_is_described_without_its_weights_and_loaded_as_it_is(dtype: torch.dtype, tmp_path: Path) -> None:
+def test_a_base_on_disk_is_described_without_its_weights_and_loaded_as_it_is(
+    dtype: torch.dtype, tmp_path: Path
+) -> None:
     model = tiny_llama(dtype)
     model.save_pretrained(tmp_path)
     blueprint = read_blueprint(ModelSpec(model_name_or_path=str(tmp_path)))

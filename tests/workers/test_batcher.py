@@ -66,9 +66,7 @@ def test_no_two_packs_could_have_been_one_and_few_are_cut(candidates: list[Candi
     """First-fit decreasing leaves no later pack that fits as a whole into an earlier one."""
     for kind in Kind:
         shared = [one for one in candidates if one.kind is kind and not one.exclusive]
-        packs = [
-            pack for pack in compose(shared, token_budget=budget) if sum(one.tokens for one in pack) <= budget
-        ]
+        packs = [pack for pack in compose(shared, token_budget=budget) if sum(one.tokens for one in pack) <= budget]
         sums = sorted(sum(one.tokens for one in pack) for pack in packs)
         if len(sums) > 1:
             assert sums[0] + sums[1] > budget

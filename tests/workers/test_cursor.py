@@ -103,7 +103,9 @@ def test_steps_are_counted_as_transformers_trainer_counts_them(
     assert total_steps(training, num_rows) == (max_steps if max_steps > 0 else by_hand)
 
 
-def test_a_short_last_accumulation_steps_with_the_mean_over_its_own_labels(tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_a_short_last_accumulation_steps_with_the_mean_over_its_own_labels(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
     """Five rows at 2 × 2: a full step, then one of a single row, in every epoch."""
     spec = make_spec(
         "job",

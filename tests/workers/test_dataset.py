@@ -180,16 +180,17 @@ def test_rows_come_out_as_they_went_in_however_they_are_picked(tmp_path: Path) -
     assert rows.num_labels == int(rows.label_counts.sum())
 
 
+QUESTION = {"role": "user", "content": "Is the sky blue?"}
+TURNS = (
+    QUESTION,
+    {"role": "assistant", "content": "Yes."},
+    {"role": "user", "content": "Why?"},
+    {"role": "assistant", "content": "Light scatters."},
+)
+
+
 @pytest.mark.real
 class TestWithTheRealTokenizer:
-    QUESTION = {"role": "user", "content": "Is the sky blue?"}
-    TURNS = (
-        QUESTION,
-        {"role": "assistant", "content": "Yes."},
-        {"role": "user", "content": "Why?"},
-        {"role": "assistant", "content": "Light scatters."},
-    )
-
     def decoded(self, data: JobData, tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:
         (row,) = data.train
         return tokenizer.decode(row.ids), tokenizer.decode(row.ids[row.labelled])
@@ -199,32 +200,32 @@ class TestWithTheRealTokenizer:
         assert self.decoded(data, smollm2) == ("Question: 2+2?\nAnswer: four<|im_end|>", " four<|im_end|>")
 
     def test_of_a_conversation_everything_is_learned(self, tmp_path: Path, smollm2: PreTrainedTokenizerBase) -> None:
-        whole, learned = self.decoded(loaded(tmp_path, [{"messages": self.TURNS}], smollm2), smollm2)
-        assert whole == smollm2.apply_chat_template(list(self.TURNS), tokenize=False)
+        whole, learned = self.decoded(loaded(tmp_path, [{"messages": TURNS}], smollm2), smollm2)
+        assert whole == smollm2.apply_chat_template(list(TURNS), tokenize=False)
         assert whole == "<|im_start|>" + learned
 
     def test_with_assistant_only_loss_its_turns_and_their_ends_are_learned(
         self, tmp_path: Path, smollm2: PreTrainedTokenizerBase
     ) -> None:
-        data = loaded(tmp_path, [{"messages": self.TURNS}], smollm2, training={"assistant_only_loss": True})
+        data = loaded(tmp_path, [{"messages": TURNS}], smollm2, training={"assistant_only_loss": True})
         whole, learned = self.decoded(data, smollm2)
-        assert whole == smollm2.apply_chat_template(list(self.TURNS), tokenize=False)
+        assert whole == smollm2.apply_chat_template(list(TURNS), tokenize=False)
         assert learned == "Yes.<|im_end|>\nLight scatters.<|im_end|>\n"
 
     @pytest.mark.parametrize("completion", ["Yes.", [{"role": "assistant", "content": "Yes."}]], ids=["text", "turns"])
     def test_a_conversational_prompt_is_not_learned(
         self, completion: Any, tmp_path: Path, smollm2: PreTrainedTokenizerBase
     ) -> None:
-        data = loaded(tmp_path, [{"prompt": [self.QUESTION], "completion": completion}], smollm2)
+        data = loaded(tmp_path, [{"prompt": [QUESTION], "completion": completion}], smollm2)
         whole, learned = self.decoded(data, smollm2)
-        assert whole == smollm2.apply_chat_template(list(self.TURNS[:2]), tokenize=False)
+        assert whole == smollm2.apply_chat_template(list(TURNS[:2]), tokenize=False)
         assert learned == "Yes.<|im_end|>\n"
 
     def test_sharegpt_and_alpaca_rows_are_the_conversations_they_stand_for(
         self, tmp_path: Path, smollm2: PreTrainedTokenizerBase
     ) -> None:
         turns = [{"from": "human", "value": "Is the sky blue?"}, {"from": "gpt", "value": "Yes."}]
-        expected = smollm2.apply_chat_template(list(self.TURNS[:2]), tokenize=False)
+        expected = smollm2.apply_chat_template(list(TURNS[:2]), tokenize=False)
         assert self.decoded(loaded(tmp_path, [{"conversations": turns}], smollm2), smollm2)[0] == expected
         alpaca = [{"instruction": "Is the sky blue?", "input": "", "output": "Yes."}]
         assert self.decoded(loaded(tmp_path, alpaca, smollm2), smollm2) == (expected, "Yes.<|im_end|>\n")
@@ -233,7 +234,7 @@ class TestWithTheRealTokenizer:
         self, tmp_path: Path, smollm2: PreTrainedTokenizerBase
     ) -> None:
         with pytest.raises(DataError, match="no row has a turn of the assistant"):
-            loaded(tmp_path, [{"messages": [self.QUESTION]}], smollm2, training={"assistant_only_loss": True})
+            loaded(tmp_path, [{"messages": [QUESTION]}], smollm2, training={"assistant_only_loss": True})
 
     def test_text_beyond_ascii_keeps_its_labels_aligned(self, tmp_path: Path, smollm2: PreTrainedTokenizerBase) -> None:
         data = loaded(tmp_path, [{"prompt": "Übersetze 😀: ", "completion": "größer 東京"}], smollm2)

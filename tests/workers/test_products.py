@@ -8,13 +8,13 @@ import torch
 from workers.products import apart, linear
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64], ids=str)
-@pytest.mark.parametrize("width", [8, 31, 33, 48, 97, 577, 1025])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
+@pytest.mark.parametrize("width", [31, 33, 48, 97, 577])
 @pytest.mark.parametrize("threads", [1, 2])
 def test_a_row_of_nan_changes_no_other_row_in_either_direction(threads: int, width: int, dtype: torch.dtype) -> None:
     torch.set_num_threads(threads)
     draw = torch.Generator().manual_seed(width)
-    for num_rows in (3, 24, 130):
+    for num_rows in (3, 130):
         for other in (32, 65):
             for inputs, outputs in ((width, other), (other, width)):
                 weight_OI = torch.randn(outputs, inputs, generator=draw).to(dtype)

@@ -37,7 +37,12 @@ def rendering_error(tmp_path: Path, *lines: str, **training: Any) -> str:
     """What is said of rows that can be read but not used."""
     path = write(tmp_path / "rows.jsonl", "\n".join(lines))
     spec = JobSpec.model_validate(
-        {"name": "job", "model": {"model_name_or_path": "tiny"}, "datasets": [{"path": str(path)}], "training": training}
+        {
+            "name": "job",
+            "model": {"model_name_or_path": "tiny"},
+            "datasets": [{"path": str(path)}],
+            "training": training,
+        }
     )
     with pytest.raises(DataError) as caught:
         load_job_data(spec, word_tokenizer())
@@ -72,6 +77,19 @@ def test_rows_are_limited_by_max_samples_and_by_slices(tmp_path: Path) -> None:
     assert [row["text"] for row in read(path, max_samples=3)] == ["0", "1", "2"]
     assert len(read(path, max_samples=99)) == 10
     assert [row["text"] for row in read(path, split="train[2:4]")] == ["2", "3"]
+
+
+def test_reading_a_local_file_asks_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[object] = []
+
+    def refuse(*address: Any, **_: Any) -> None:
+        asked.append(address)
+        raise OSError("no network")
+
+    monkeypatch.setattr("socket.getaddrinfo", refuse)
+    monkeypatch.setattr("datasets.load.get_session", refuse)
+    assert read(write(tmp_path / "rows.jsonl", '{"text": "a"}\n')) == [{"text": "a"}]
+    assert not asked
 
 
 def test_a_changed_file_is_read_anew(tmp_path: Path) -> None:
