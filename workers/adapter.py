@@ -62,9 +62,9 @@ def allocate(targets: Mapping[str, Target], *, dtype: torch.dtype, device: torch
     factors = {
         name: Factors(
             a_RI=view(values, offsets[name][0], target.r, target.in_features),
-            b_OR=view(values, offsets[name][1], target.out_features, target.r),
+            b_OR=view(values, offsets[name][1], target.r, target.out_features).T,
             grad_a_RI=view(grads, offsets[name][0], target.r, target.in_features),
-            grad_b_OR=view(grads, offsets[name][1], target.out_features, target.r),
+            grad_b_OR=view(grads, offsets[name][1], target.r, target.out_features).T,
             scale=target.scale,
         )
         for name, target in targets.items()

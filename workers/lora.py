@@ -10,7 +10,8 @@ backward: LoRAFusion, https://arxiv.org/abs/2510.00206.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -28,10 +29,21 @@ class Factors:
 
     a_RI: Tensor
     b_OR: Tensor
+    """Best as the transpose of contiguous (R, O): then dB is summed row by row over dY, as it lies in memory."""
     grad_a_RI: Tensor | None
     """Where the backward adds dA; `None` for a frozen ancestor, which only passes gradients through."""
     grad_b_OR: Tensor | None
     scale: float
+    a_IR: Tensor = field(init=False, repr=False)
+    """Transposes, made once: with many small jobs a view costs as much as a product."""
+    b_RO: Tensor = field(init=False, repr=False)
+    grad_b_RO: Tensor | None = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        """Derive the transposes."""
+        object.__setattr__(self, "a_IR", self.a_RI.T)
+        object.__setattr__(self, "b_RO", self.b_OR.T)
+        object.__setattr__(self, "grad_b_RO", None if self.grad_b_OR is None else self.grad_b_OR.T)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +60,10 @@ class DropoutDraw:
         draw = generator(self.seed, "dropout", self.step, self.micro_batch, module, device=device)
         keep = torch.empty(shape, device=device).bernoulli_(1.0 - self.probability, generator=draw)
         return keep.bool()
+
+    def apply(self, x_tI: Tensor, mask_tI: Tensor) -> Tensor:
+        """Inverted dropout: kept values scaled by 1/(1-p), the others exactly zero even where x is not finite."""
+        return torch.where(mask_tI, x_tI, 0.0).mul_(1.0 / (1.0 - self.probability))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +82,8 @@ class Segment:
 class _Branch:
     """A segment's adapters in one module."""
 
-    tokens: slice
+    start: int
+    length: int
     factors: tuple[Factors, ...]
     dropout: DropoutDraw | None
 
@@ -96,7 +113,7 @@ class Router:
         found = self._branches.get(module)
         if found is None:
             found = tuple(
-                _Branch(slice(segment.start, segment.stop), factors, segment.dropout)
+                _Branch(segment.start, segment.stop - segment.start, factors, segment.dropout)
                 for segment in self._segments
                 if (factors := tuple(adapter[module] for adapter in segment.path if module in adapter))
             )
@@ -170,21 +187,21 @@ class _PackedLora(torch.autograd.Function):
     ) -> Tensor:
         y_TO = F.linear(apart(x_TI), weight_OI, bias_O)
         rows_TI, out_TO = (x_TI, y_TO) if token_index_T is None else (x_TI[token_index_T], y_TO[token_index_T])
+        dtype = branches[0].factors[-1].a_RI.dtype
         thin: list[Tensor] = []
         masks: list[Tensor | None] = []
-        for branch in branches:
-            leaf = branch.factors[-1]
-            x_tI = rows_TI[branch.tokens].to(leaf.a_RI.dtype)
+        for branch, x_tI, out_tO in zip(branches, _slices(rows_TI, branches), _slices(out_TO, branches), strict=True):
             mask_tI = None
-            out_tO = out_TO[branch.tokens]
-            sum_tO = out_tO if out_tO.dtype == x_tI.dtype else out_tO.to(x_tI.dtype)
+            if x_tI.dtype != dtype:
+                x_tI = x_tI.to(dtype)
+            sum_tO = out_tO if out_tO.dtype == dtype else out_tO.to(dtype)
             for factors in branch.factors:
-                dropped_tI = x_tI
-                if branch.dropout is not None and factors is leaf:
+                input_tI = x_tI
+                if branch.dropout is not None and factors is branch.factors[-1]:
                     mask_tI = branch.dropout.mask(module, (x_tI.shape[0], x_tI.shape[1]), x_tI.device)
-                    dropped_tI = _drop(x_tI, mask_tI, branch.dropout.probability)
-                s_tR = dropped_tI @ factors.a_RI.T
-                sum_tO.addmm_(s_tR, factors.b_OR.T, alpha=factors.scale)
+                    input_tI = branch.dropout.apply(x_tI, mask_tI)
+                s_tR = torch.mm(input_tI, factors.a_IR)
+                sum_tO.addmm_(s_tR, factors.b_RO, alpha=factors.scale)
                 thin.append(s_tR)
             masks.append(mask_tI)
             if sum_tO is not out_tO:
@@ -192,40 +209,40 @@ class _PackedLora(torch.autograd.Function):
         if token_index_T is not None:
             y_TO.index_copy_(0, token_index_T, out_TO)
         ctx.save_for_backward(rows_TI, weight_OI, *thin)
-        ctx.branches, ctx.masks, ctx.token_index_T = branches, masks, token_index_T
+        ctx.branches, ctx.masks, ctx.token_index_T, ctx.adapter_dtype = branches, masks, token_index_T, dtype
         return y_TO
 
     @staticmethod
     @once_differentiable
     def backward(ctx, dy_TO: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
         rows_TI, weight_OI, *thin = ctx.saved_tensors
-        needs_dx: bool = ctx.needs_input_grad[0]
-        dx_TI = apart(dy_TO) @ weight_OI if needs_dx else None
-        index_T = ctx.token_index_T
+        branches, dtype, index_T = ctx.branches, ctx.adapter_dtype, ctx.token_index_T
+        dx_TI = apart(dy_TO) @ weight_OI if ctx.needs_input_grad[0] else None
         dy_rows_TO = dy_TO if index_T is None else dy_TO[index_T]
         dx_rows_TI = dx_TI if dx_TI is None or index_T is None else dx_TI[index_T]
+        dx_slices = _slices(dx_rows_TI, branches) if dx_rows_TI is not None else [None] * len(branches)
         remaining = iter(thin)
-        for branch, mask_tI in zip(ctx.branches, ctx.masks, strict=True):
-            leaf = branch.factors[-1]
-            dtype = leaf.a_RI.dtype
-            dy_tO = dy_rows_TO[branch.tokens].to(dtype)
-            x_tI = rows_TI[branch.tokens].to(dtype)
-            dx_tI = dx_rows_TI[branch.tokens] if dx_rows_TI is not None else None
+        for branch, mask_tI, x_tI, dy_tO, dx_tI in zip(
+            branches, ctx.masks, _slices(rows_TI, branches), _slices(dy_rows_TO, branches), dx_slices, strict=True
+        ):
+            if x_tI.dtype != dtype:
+                x_tI, dy_tO = x_tI.to(dtype), dy_tO.to(dtype)
             sum_tI = dx_tI if dx_tI is None or dx_tI.dtype == dtype else dx_tI.to(dtype)
             for factors in branch.factors:
                 s_tR = next(remaining)
-                ds_tR = (dy_tO @ factors.b_OR).mul_(factors.scale)
-                probability = branch.dropout.probability if branch.dropout is not None and factors is leaf else 0.0
-                if factors.grad_b_OR is not None:
-                    factors.grad_b_OR.addmm_(dy_tO.T, s_tR, alpha=factors.scale)
+                ds_tR = torch.mm(dy_tO, factors.b_OR)
+                dropout = branch.dropout if factors is branch.factors[-1] else None
+                if factors.grad_b_RO is not None:
+                    factors.grad_b_RO.addmm_(s_tR.T, dy_tO, alpha=factors.scale)
                 if factors.grad_a_RI is not None:
-                    factors.grad_a_RI.addmm_(ds_tR.T, _drop(x_tI, mask_tI, probability) if probability else x_tI)
+                    input_tI = x_tI if dropout is None else dropout.apply(x_tI, mask_tI)
+                    factors.grad_a_RI.addmm_(ds_tR.T, input_tI, alpha=factors.scale)
                 if sum_tI is None:
                     continue
-                if probability:
-                    sum_tI.add_(_drop(ds_tR @ factors.a_RI, mask_tI, probability))
+                if dropout is None:
+                    sum_tI.addmm_(ds_tR, factors.a_RI, alpha=factors.scale)
                 else:
-                    sum_tI.addmm_(ds_tR, factors.a_RI)
+                    sum_tI.add_(dropout.apply(ds_tR @ factors.a_RI, mask_tI), alpha=factors.scale)
             if sum_tI is not None and dx_tI is not None and sum_tI is not dx_tI:
                 dx_tI.copy_(sum_tI)
         if dx_TI is not None and dx_rows_TI is not None and index_T is not None:
@@ -233,6 +250,10 @@ class _PackedLora(torch.autograd.Function):
         return dx_TI, None, None, None, None, None, None
 
 
-def _drop(x_tI: Tensor, mask_tI: Tensor, probability: float) -> Tensor:
-    """Inverted dropout: kept values scaled by 1/(1-p), the others exactly zero even where x is not finite."""
-    return torch.where(mask_tI, x_tI, 0.0).mul_(1.0 / (1.0 - probability))
+def _slices(tokens_TF: Tensor, branches: Sequence[_Branch]) -> Sequence[Tensor]:
+    """Each branch's own tokens, as views; one call where the branches follow each other through the whole pack."""
+    lengths = [branch.length for branch in branches]
+    follows = all(left.start + left.length == right.start for left, right in pairwise(branches))
+    if follows and branches[0].start == 0 and sum(lengths) == tokens_TF.shape[0]:
+        return tokens_TF.split(lengths)
+    return [tokens_TF.narrow(0, branch.start, branch.length) for branch in branches]

@@ -85,9 +85,8 @@ def dropout_on_the_base_branch(patch: pytest.MonkeyPatch) -> None:
         dropped = x.clone()
         for branch in branches:
             if branch.dropout is not None:
-                size = branch.tokens.stop - branch.tokens.start
-                keep = branch.dropout.mask(self.name, (size, x.shape[-1]), x.device)
-                dropped[0, branch.tokens] *= keep / (1.0 - branch.dropout.probability)
+                keep = branch.dropout.mask(self.name, (branch.length, x.shape[-1]), x.device)
+                dropped[0, branch.start : branch.start + branch.length] *= keep / (1.0 - branch.dropout.probability)
         undropped = tuple(replace(branch, dropout=None) for branch in branches)
         self._router._branches[self.name] = undropped
         adapters = forward_as_it_is(self, x) - self.base_layer(x)

@@ -46,7 +46,7 @@ def test_factors_are_aligned_views_that_do_not_overlap(dtype: torch.dtype) -> No
     adapter = fresh(dtype)
     number = 0
     for factors in adapter.factors.values():
-        for view in (factors.a_RI, factors.b_OR, factors.grad_a_RI, factors.grad_b_OR):
+        for view in (factors.a_RI, factors.b_RO, factors.grad_a_RI, factors.grad_b_RO):
             assert view is not None
             assert view.data_ptr() % 64 == 0
             assert view.is_contiguous()

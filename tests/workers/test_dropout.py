@@ -12,7 +12,7 @@ from torch import nn
 
 from jobs.spec import JobSpec
 from tests.models import make_data, make_spec, make_worker, tiny_llama, train
-from workers.lora import DropoutDraw, Factors, MultiAdapterLinear, Router, Segment, _drop
+from workers.lora import DropoutDraw, Factors, MultiAdapterLinear, Router, Segment
 
 CPU = torch.device("cpu")
 
@@ -76,7 +76,8 @@ def test_kept_inputs_are_scaled_up_and_the_base_branch_sees_every_input() -> Non
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_a_dropped_input_leaves_no_trace_even_where_it_is_not_finite(value: float) -> None:
     keep = draw().mask("module", (6, 4), CPU)
-    assert torch.equal(_drop(torch.where(keep, 1.5, value), keep, 0.5), keep * 3.0)
+    halved = DropoutDraw(probability=0.5, seed=0, step=0, micro_batch=0)
+    assert torch.equal(halved.apply(torch.where(keep, 1.5, value), keep), keep * 3.0)
 
 
 NEIGHBOURS = ("before", "after")
