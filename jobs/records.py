@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
 
 from jobs.spec import JobSpec
 
@@ -200,9 +199,3 @@ class WorkerStatus:
 
 Report = StepReport | EvalReport | StateReport | LogReport
 """Everything that a worker tells the scheduler about a job."""
-
-
-def to_json(record: Any) -> dict[str, Any]:
-    """A record as a flat JSON object, `None` fields left out."""
-    fields: dict[str, Any] = record.__dict__
-    return {key: value for key, value in fields.items() if value is not None}

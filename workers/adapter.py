@@ -78,8 +78,8 @@ def initialise(adapter: Adapter, spec: LoraSpec, seed: int) -> None:
     """Fill a fresh adapter as PEFT's `init_lora_weights` does, each module from a stream of its own.
 
     True: A Kaiming-uniform (a = √5), B zero. False: both Kaiming-uniform, so the adapter changes the model from the
-    start. gaussian: A normal with standard deviation 1/r, B zero. orthogonal: the product BA is zero in expectation and
-    A and B span orthogonal halves (https://datta0.github.io/posts/rethink-lora-init/).
+    start. gaussian: A normal with standard deviation 1/r, B zero. orthogonal: A and B from orthogonal halves of one
+    basis, so that BA is zero while neither is (https://datta0.github.io/posts/rethink-lora-init/).
     """
     how = spec.init_lora_weights
     for name, factors in adapter.factors.items():

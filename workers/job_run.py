@@ -173,12 +173,13 @@ class JobRun:
         return self.last_step
 
     def check_finite(self) -> None:
-        """Give up when the last steps were all skipped.
+        """Give up when the last steps were all skipped, or the job is over and all of its steps were.
 
         Raises:
             JobError: With reason `nonfinite`.
         """
-        if self.nonfinite_in_a_row >= self.spec.training.max_nonfinite_steps:
+        most = min(self.spec.training.max_nonfinite_steps, self.total_steps)
+        if self.nonfinite_in_a_row >= most:
             raise JobError(
                 "nonfinite",
                 f"loss or gradient was not finite in {self.nonfinite_in_a_row} steps in a row, the last being step "

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from jobs.spec import JobSpec
@@ -67,13 +68,23 @@ class Demand:
 
 
 def demand(spec: JobSpec, data: JobData, targets: Mapping[str, Target], itemsize: int = 4) -> Demand:
-    """A job's demand, its micro-batch taken at its worst: the longest rows, and those with most labels, all at once."""
-    size = spec.training.per_device_train_batch_size
+    """A job's demand, its micro-batches taken at their worst: the longest rows, and those with most labels, at once.
+
+    An evaluation keeps no activations for a backward, but its logits are as large; it counts like training.
+    """
+    passes = [(data.train, spec.training.per_device_train_batch_size)]
+    if data.evaluation is not None:
+        passes.append((data.evaluation, spec.training.per_device_eval_batch_size))
     return Demand(
         adapter_bytes=adapter_bytes(targets, itemsize),
-        worst_tokens=sum(sorted(data.train.lengths.tolist())[-size:]),
-        worst_labels=sum(sorted(data.train.label_counts.tolist())[-size:]),
+        worst_tokens=max(_largest(rows.lengths, size) for rows, size in passes),
+        worst_labels=max(_largest(rows.label_counts, size) for rows, size in passes),
     )
+
+
+def _largest(values: np.ndarray, count: int) -> int:
+    """Sum of the `count` largest."""
+    return int(np.sort(values)[-count:].sum())
 
 
 def worker_bytes(base: BaseShape, demands: Iterable[Demand], token_budget: int) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 
 import torch
 
@@ -44,6 +45,7 @@ def host_devices(num_workers: int, *, num_cpus: int | None = None) -> list[Devic
 def quiet_libraries() -> None:
     """No progress bars or advice from libraries: what they would say is in our own messages, once."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     import datasets
     import transformers
 

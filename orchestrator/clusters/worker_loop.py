@@ -12,7 +12,7 @@ from workers.worker import Worker
 
 
 class WorkerLoop:
-    """Runs a worker without being called for each step. All its methods may be called from any thread."""
+    """Runs a worker without being called for each step, until its process is ended. Callable from any thread."""
 
     def __init__(self, worker_id: str, build: Callable[[], Worker], jobs: Sequence[Assignment]) -> None:
         self._worker_id = worker_id
@@ -23,7 +23,6 @@ class WorkerLoop:
         self._reports: list[Report] = []
         self._status: WorkerStatus | None = None
         self._error: str | None = None
-        self._stopping = False
         self._thread = threading.Thread(target=self._run, name=f"loraloom-{worker_id}", daemon=True)
 
     def start(self) -> None:
@@ -49,21 +48,12 @@ class WorkerLoop:
             reports, self._reports = tuple(self._reports), []
             return Observation(worker_id=self._worker_id, reports=reports, status=self._status, error=self._error)
 
-    def stop(self) -> None:
-        """End after the step in progress."""
-        with self._changed:
-            self._stopping = True
-            self._changed.notify_all()
-
-    def join(self, timeout_seconds: float | None = None) -> None:
-        """Wait for the end."""
-        self._thread.join(timeout_seconds)
-
     def _run(self) -> None:
         try:
             worker = self._build()
             worker.load()
-            while self._exchange(worker):
+            while True:
+                self._exchange(worker)
                 reports = worker.step()
                 with self._changed:
                     self._reports.extend(reports)
@@ -76,17 +66,15 @@ class WorkerLoop:
                 self._error = last
                 self._changed.notify_all()
 
-    def _exchange(self, worker: Worker) -> bool:
-        """Apply what came in; wait while there is nothing to do. False when the loop should end."""
+    def _exchange(self, worker: Worker) -> None:
+        """Apply what came in, and wait for more while there is nothing to do."""
         with self._changed:
             while True:
-                self._status = worker.status()
-                if self._stopping:
-                    return False
                 for job_id in self._released:
                     worker.release(job_id)
                 worker.assign(self._assigned)
                 self._released, self._assigned = [], []
+                self._status = worker.status()
                 if not worker.is_idle:
-                    return True
+                    return
                 self._changed.wait()
