@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -171,3 +172,35 @@ def test_interrupted_it_ends_within_five_seconds_leaving_no_process(
         time.sleep(0.1)
     assert left == []
     assert list((tmp_path / "out/artifacts").iterdir()) == []
+
+
+@pytest.mark.ray
+def test_it_joins_a_ray_that_runs_already_and_leaves_it_running(tmp_path: Path, write_specs: WriteSpecs) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    environment = {**os.environ, "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
+    start = [
+        sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--num-cpus=1", f"--port={port}",
+        "--node-ip-address=127.0.0.1", "--include-dashboard=false", f"--temp-dir={tmp_path.parent / 'r'}",
+    ]  # fmt: skip
+    head = subprocess.Popen(
+        start, env=environment, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    try:
+        assert head.stdout is not None
+        assert any("Ray runtime started" in line for line in head.stdout)
+        done = subprocess.run(
+            [*COMMAND, "run", write_specs({}), "--ray-address", f"127.0.0.1:{port}", "--output-dir", tmp_path / "out"],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert (tmp_path / "out/artifacts/job-0/manifest.json").is_file()
+        assert head.poll() is None
+    finally:
+        os.killpg(head.pid, signal.SIGKILL)
+        head.wait(timeout=30)
