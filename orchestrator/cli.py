@@ -49,11 +49,12 @@ def main() -> None:
     signal.signal(signal.SIGTERM, _raise_terminated)
     spin_briefly()
     try:
-        # Not standalone, it returns the code of `typer.Exit` and raises everything else.
-        sys.exit(app(standalone_mode=False) or 0)
-    except typer.Abort:
-        sys.exit(EXIT_INTERRUPTED)
-    except KeyboardInterrupt:
+        # Not standalone, the parser returns the code of `typer.Exit` (its own for Ctrl-C) and raises everything else.
+        code = app(standalone_mode=False) or 0
+        if code == EXIT_INTERRUPTED:
+            raise KeyboardInterrupt
+        sys.exit(code)
+    except (KeyboardInterrupt, typer.Abort):
         _stderr().print("interrupted: jobs that had not finished are not kept", style="yellow")
         sys.exit(EXIT_INTERRUPTED)
     except _Terminated:

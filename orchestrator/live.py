@@ -115,7 +115,7 @@ class LiveTable:
         table.add_column("eval loss", justify="right", no_wrap=True)
         table.add_column("tok/s", justify="right", no_wrap=True)
         table.add_column("worker", no_wrap=True)
-        room = max(6, self._console.height - 6 - len(scheduler.workers))
+        room = max(6, self._console.height - 6 - 2 * len(scheduler.workers))
         for job in _most_telling(list(scheduler.jobs.values()), room):
             progress = job.progress
             total = progress.total_steps
@@ -139,22 +139,27 @@ class LiveTable:
             table.caption = f"{hidden} more, not shown for lack of room"
         return table
 
-    def _workers(self, scheduler: Scheduler) -> Text:
-        lines = Text()
+    def _workers(self, scheduler: Scheduler) -> Group:
+        lines = []
         for worker_id, record in scheduler.workers.items():
+            line, company = Text(f"{worker_id} ", style="bold"), Text("   ", style="dim")
+            line.append(f"{record.worker.base.short} on {record.worker.device.id}: ", style="not bold")
             status = record.status
-            lines.append(f"{worker_id} ", style="bold")
-            lines.append(f"{record.worker.base.short} on {record.worker.device.id}: ")
             if record.ended is not None:
-                lines.append(f"ended, {record.ended}\n", style="dim")
+                line.append(f"ended, {record.ended}", style="not bold dim")
             elif status is None or not status.base_loaded:
-                lines.append("loading the base\n", style="cyan")
+                line.append("loading the base", style="not bold cyan")
             else:
                 busy = status.busy_seconds / status.wall_seconds if status.wall_seconds else 0.0
                 rate = status.tokens / status.wall_seconds if status.wall_seconds else 0.0
-                waiting = f", {status.waiting} waiting for room" if status.waiting else ""
-                lines.append(f"{status.adapters} adapters{waiting}, {rate:,.0f} tok/s, {busy:.0%} busy\n")
-        return lines
+                waiting = f", {status.waiting} waiting" if status.waiting else ""
+                line.append(f"{status.adapters} adapters{waiting}, {rate:,.0f} tok/s, {busy:.0%} busy", "not bold")
+                together = (scheduler.jobs[job_id].spec.name for job_id in scheduler.active_jobs(worker_id))
+                company.append(f"on one base: {', '.join(together)}")
+            for text in (line, company):
+                text.truncate(self._console.width - 1, overflow="ellipsis")
+            lines += [line, company]
+        return Group(*lines)
 
     def _elapsed(self, job: Job) -> float | None:
         since = self._running_since.get(job.id)
@@ -185,7 +190,7 @@ class LiveTable:
         if job.worker_id is None:
             return ""
         others = len(scheduler.neighbours(job))
-        return f"{job.worker_id} with {others} {'other' if others == 1 else 'others'}" if others else job.worker_id
+        return f"{job.worker_id} +{others}" if others else job.worker_id
 
 
 def _most_telling(jobs: list[Job], room: int) -> list[Job]:

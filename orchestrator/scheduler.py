@@ -127,6 +127,10 @@ class Scheduler:
             return []
         return [other for other in self._active(record) if other.id != job.id]
 
+    def active_jobs(self, worker_id: str) -> list[str]:
+        """Ids of the live jobs of a worker."""
+        return [job.id for job in self._active(self.workers[worker_id])]
+
     def _place(self) -> None:
         waiting = [job for job in self.jobs.values() if job.state is JobState.PENDING]
         if not waiting:

@@ -163,10 +163,11 @@ def test_interrupted_it_ends_within_five_seconds_leaving_no_process(
         os.killpg(process.pid, signal.SIGINT)
     else:
         process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=60)
+    _, told = process.communicate(timeout=60)
     seconds = time.monotonic() - began
     assert process.returncode == (130 if whole_group else 143)
     assert seconds <= 5, f"took {seconds:.1f} s"
+    assert "not finished are not kept" in told
     deadline = time.monotonic() + 2
     while (left := processes_mentioning(marker)) and time.monotonic() < deadline:
         time.sleep(0.1)
