@@ -9,7 +9,7 @@ INSTALLED := .venv/.installed
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv real-inputs demo test lint format test-slow test-gpu wheel clean
+.PHONY: help venv real-inputs demo test lint format test-slow test-gpu bench wheel clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,6 +46,9 @@ test-slow: real-inputs ## the tests that take minutes on two cores
 
 test-gpu: real-inputs ## the tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu
+
+bench: real-inputs ## packed training against PEFT and against the floor, about 10 minutes
+	GOMP_SPINCOUNT=10000 $(BIN)/python -m tests.benchmarks.throughput
 
 wheel: $(INSTALLED) ## build a wheel into dist/
 	rm -rf build
