@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -40,6 +41,7 @@ from workers.worker import Worker, WorkerSettings
 _OBJECT_STORE_BYTES = 100 * 2**20
 """Small: reports are small, and weights never travel through Ray."""
 _LOOPBACK = "127.0.0.1"
+_CONNECT_SECONDS = 5.0
 
 
 class _WorkerActor:
@@ -91,6 +93,8 @@ class RayCluster:
         Raises:
             WorkerError: Ray cannot be started or reached.
         """
+        if address is not None:
+            _require_reachable(address)
         self._workers: dict[str, _Handle] = {}
         self._nodes: dict[str, str] = {}
         local = {"num_cpus": os.cpu_count(), "object_store_memory": _OBJECT_STORE_BYTES, "_node_ip_address": _LOOPBACK}
@@ -224,6 +228,21 @@ class RayCluster:
 def _probe(num_workers: int, num_cpus: int, search_path: Sequence[str]) -> list[Device]:
     sys.path.extend(entry for entry in search_path if entry not in sys.path)
     return host_devices(num_workers, num_cpus=num_cpus)
+
+
+def _require_reachable(address: str) -> None:
+    """Ray itself tries for minutes before it says that nobody is there.
+
+    Raises:
+        WorkerError: Nothing answers at the address.
+    """
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not colon or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=_CONNECT_SECONDS).close()
+    except OSError as error:
+        raise WorkerError(f"nothing answers at --ray-address {address}: {error.strerror or error}") from error
 
 
 def _why_dead(error: RayError) -> str:

@@ -175,6 +175,15 @@ def test_interrupted_it_ends_within_five_seconds_leaving_no_process(
     assert list((tmp_path / "out/artifacts").iterdir()) == []
 
 
+def test_a_ray_that_is_not_there_is_told_at_once(tmp_path: Path, write_specs: WriteSpecs) -> None:
+    done = loraloom(
+        "run", write_specs({}), "--ray-address", "127.0.0.1:1", "--output-dir", tmp_path / "out", timeout=30
+    )
+    assert done.returncode == 1
+    assert "nothing answers at --ray-address 127.0.0.1:1" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 @pytest.mark.ray
 def test_it_joins_a_ray_that_runs_already_and_leaves_it_running(tmp_path: Path, write_specs: WriteSpecs) -> None:
     with socket.socket() as probe:
