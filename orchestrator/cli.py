@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import sys
 from pathlib import Path
@@ -86,11 +87,15 @@ def init(
     there = [str(target) for target in targets.values() if target.exists()]
     if there:
         raise SpecError([Problem(message="exists already and is left as it is", file=name) for name in there])
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, target in targets.items():
-        target.write_bytes((examples / name).read_bytes())
-        print(target)
-    _stderr().print(f"next: cd {folder} && loraloom validate quickstart.yaml && loraloom run quickstart.yaml")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, target in targets.items():
+            target.write_bytes((examples / name).read_bytes())
+            print(target)
+    except OSError as error:
+        raise SpecError([Problem(message=f"cannot be written: {error.strerror}", file=str(folder))]) from error
+    commands = "loraloom validate quickstart.yaml && loraloom run quickstart.yaml"
+    _stderr().print(Text(f"next: cd {shlex.quote(str(folder))} && {commands}"), soft_wrap=True)
 
 
 @app.command()

@@ -105,8 +105,8 @@ class LiveTable:
             for job_id in record.status.evaluating
         }
         table = Table(header_style="bold", box=SIMPLE_HEAD, expand=False)
-        table.add_column("job", no_wrap=True, max_width=28)
-        table.add_column("state", no_wrap=True)
+        table.add_column("job", no_wrap=True, min_width=8, max_width=28)
+        table.add_column("state", no_wrap=True, min_width=10)
         if wide:
             table.add_column("progress", width=14)
         table.add_column("step", justify="right", no_wrap=True)

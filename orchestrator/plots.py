@@ -74,8 +74,13 @@ def plot_losses(metrics: Path, names: list[str], target: Path) -> bool:
     figure.supylabel("loss per label token", fontsize=9)
     handles, labels = axes.flat[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper right", ncols=2, frameon=False, fontsize=9)
-    figure.savefig(target, dpi=130)
-    plt.close(figure)
+    whole = target.with_suffix(".part.png")
+    try:
+        figure.savefig(whole, dpi=130)
+        whole.replace(target)
+    finally:
+        plt.close(figure)
+        whole.unlink(missing_ok=True)
     return True
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
+from rich.text import Text
 
 from jobs.errors import Problem, SpecError
 from jobs.loading import LoadedSpec, load_files, locate
@@ -64,7 +65,10 @@ def run(options: RunOptions, console: Console) -> RunSummary:
             if not job.state.is_terminal:
                 files.begin(job)
         workers = _train(jobs, estimates, files, options, console) if fresh else None
-        plot_losses(files.metrics, [job.spec.name for job in jobs], files.root / "loss.png")
+        try:
+            plot_losses(files.metrics, [job.spec.name for job in jobs], files.root / "loss.png")
+        except Exception as error:  # the jobs have ended as they have; a picture must not change how that is told
+            console.print(Text(f"the loss curves could not be drawn: {error}", style="yellow"))
         statuses = [record.status for record in workers.workers.values() if record.status] if workers else []
         return summarise(jobs, statuses, time.monotonic() - began)
 

@@ -91,13 +91,15 @@ def summarise(jobs: Iterable[Job], workers: Iterable[WorkerStatus], wall_seconds
 def final_table(summary: RunSummary) -> Table:
     """The table that closes a run."""
     table = Table(header_style="bold", box=SIMPLE_HEAD)
-    table.add_column("job", no_wrap=True)
-    table.add_column("state", no_wrap=True)
+    table.add_column("job", no_wrap=True, min_width=8)
+    table.add_column("state", no_wrap=True, min_width=9)
     for name in ("steps", "train loss", "eval loss", "exact match", "tokens"):
         table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("result", overflow="fold")
+    table.add_column("result", overflow="fold", min_width=12)
     for job in summary.jobs:
         result = job.artifact if job.artifact else job.message
+        if job.reason == "finished_before":
+            result = f"{result} ({job.message})"
         table.add_row(
             Text(job.name),
             Text(job.state, style=_STYLES.get(JobState(job.state), "")),

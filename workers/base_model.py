@@ -117,8 +117,11 @@ def load_tokenizer(spec: ModelSpec, key: BaseKey) -> PreTrainedTokenizerBase:
     try:
         tokenizer = AutoTokenizer.from_pretrained(key.model_name_or_path, revision=key.revision)
     except (OSError, ValueError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise BaseModelError(f"the base has no usable tokenizer: {first}", value=key.model_name_or_path) from error
+        raise BaseModelError(
+            "the base has no usable tokenizer: its tokenizer.json is missing or broken; save the tokenizer beside the "
+            "model, or name a base that has one",
+            value=key.model_name_or_path,
+        ) from error
     if not tokenizer.is_fast:
         raise BaseModelError(
             "the base has only a slow tokenizer, which cannot say which characters a token covers; "
@@ -129,7 +132,9 @@ def load_tokenizer(spec: ModelSpec, key: BaseKey) -> PreTrainedTokenizerBase:
     tokenizer.model_max_length = int(1e30)
     if spec.chat_template_path:
         try:
-            tokenizer.chat_template = Path(spec.chat_template_path).read_text(encoding="utf-8")
+            template = Path(spec.chat_template_path)
+            template = template / "chat_template.jinja" if template.is_dir() else template
+            tokenizer.chat_template = template.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise BaseModelError(
                 f"the chat template cannot be read: {error}", field="model.chat_template_path"

@@ -122,6 +122,9 @@ def _explained(error: Exception, builder: str, files: list[str], spec: DatasetSp
                 return DataError(problem, field=field)
     if "corresponds to no data" in str(error):
         return DataError(f"{', '.join(files) or spec.path} has no rows in {spec.split}", field=field)
+    # The library wraps what the reader said; the innermost cause names row and reason.
+    while error.__cause__ is not None and isinstance(error.__cause__, Exception):
+        error = error.__cause__
     text = str(error).strip().splitlines()
     where = ", ".join(files) or spec.path
     return DataError(f"{where} cannot be loaded: {text[0] if text else type(error).__name__}", field=field)

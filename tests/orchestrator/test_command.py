@@ -52,6 +52,15 @@ def test_init_writes_an_example_that_loads_and_leaves_what_is_there(tmp_path: Pa
     assert "exists already" in again.stderr
 
 
+def test_init_where_nothing_can_be_written_is_a_message(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for folder in ("file", "file/below"):
+        done = loraloom("init", tmp_path / folder)
+        assert done.returncode == 2
+        assert "cannot be written" in done.stderr
+        assert "Traceback" not in done.stderr
+
+
 def test_schema_is_json_on_stdout() -> None:
     done = loraloom("schema")
     assert done.returncode == 0

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pandas
 import pytest
 import torch
 from peft import PeftModel
@@ -193,3 +194,35 @@ def test_all_labels_masked_is_refused_with_the_reason(tmp_path: Path, write_spec
     [problem] = problems_of(specs, tmp_path / "out")
     assert "all labels of all 24 rows are masked" in problem
     assert "max_length = 3" in problem
+
+
+def test_a_picture_that_cannot_be_drawn_changes_nothing_else(
+    tmp_path: Path, write_specs: WriteSpecs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full_disk(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("orchestrator.run.plot_losses", full_disk)
+    assert run_in_process(write_specs({}), tmp_path / "out").ok
+
+
+def test_a_broken_csv_row_is_named(tmp_path: Path, write_specs: WriteSpecs) -> None:
+    data = tmp_path / "bad.csv"
+    data.write_text('prompt,completion\na,b\n"c,d\n', encoding="utf-8")
+    [problem] = problems_of(write_specs({"datasets": [{"path": str(data)}]}), tmp_path / "out")
+    assert "starting at row 2" in problem
+
+
+def test_csv_and_parquet_rows_train_like_jsonl(tmp_path: Path, write_specs: WriteSpecs, rows: Path) -> None:
+    table = pandas.read_json(rows, lines=True)
+    table.to_csv(tmp_path / "rows.csv", index=False)
+    table.to_parquet(tmp_path / "rows.parquet")
+    specs = write_specs(
+        {"datasets": [{"path": str(tmp_path / "rows.csv")}]},
+        {"datasets": [{"path": str(tmp_path / "rows.parquet")}]},
+        {},
+    )
+    csv, parquet, jsonl = run_in_process(specs, tmp_path / "out").jobs
+    for other in (csv, parquet):
+        assert other.train_loss == pytest.approx(jsonl.train_loss, rel=1e-4)
+        assert other.eval_loss == pytest.approx(jsonl.eval_loss, rel=1e-4)
