@@ -52,7 +52,6 @@ UNSUPPORTED: tuple[Unsupported, ...] = (
     Unsupported(field="task_type", asks=_is_not("CAUSAL_LM"), instead="write CAUSAL_LM, with the label as completion"),
     Unsupported(field="datasets[].weight", asks=_is_set, instead="leave it out; max_samples sets how many rows count"),
     Unsupported(field="eval_datasets[].weight", asks=_is_set, instead="leave it out; every row counts the same"),
-    Unsupported(field="training.gradient_checkpointing", asks=_is_true, instead="lower per_device_train_batch_size"),
     Unsupported(field="training.neftune_noise_alpha", asks=_is_set, instead="leave it out"),
     Unsupported(field="training.label_smoothing_factor", asks=_is_not(None, 0), instead="leave it out"),
     Unsupported(field="training.save_steps", asks=_is_given, instead="leave it out; the final adapter is saved"),

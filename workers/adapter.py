@@ -7,14 +7,14 @@ finite check, zeroing, saving. The factors that the layers see are views.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from jobs.spec import LoraSpec
-from workers.lora import Factors
+from workers.routing import AdapterFactors, Factors
 from workers.seeds import generator
 from workers.targets import Target
 
@@ -30,9 +30,11 @@ class Adapter:
     """Flat; the padding between factors is zero and stays so, since it never receives a gradient."""
     grads: Tensor
     """Flat, same layout; the backward adds into it. It is `values.grad` for the optimizer."""
-    factors: Mapping[str, Factors]
+    factors: AdapterFactors
     """Module name → views into `values` and `grads`."""
     targets: Mapping[str, Target]
+    groups: tuple[tuple[str, ...], ...]
+    """The base's input groups, which order the buffers."""
 
     @property
     def num_parameters(self) -> int:
@@ -44,34 +46,89 @@ class Adapter:
         self.grads.zero_()
 
 
-def allocate(targets: Mapping[str, Target], *, dtype: torch.dtype, device: torch.device) -> Adapter:
-    """Zero-filled storage for factors of the given targets, in the order of the mapping."""
-    multiple = _ALIGNMENT_BYTES // dtype.itemsize
-    offsets: dict[str, tuple[int, int]] = {}
-    size = 0
-    for name, target in targets.items():
-        a_offset, size = size, size + math.ceil(target.r * target.in_features / multiple) * multiple
-        b_offset, size = size, size + math.ceil(target.r * target.out_features / multiple) * multiple
-        offsets[name] = (a_offset, b_offset)
+def allocate(
+    targets: Mapping[str, Target],
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+    groups: Sequence[tuple[str, ...]] = (),
+) -> Adapter:
+    """Zero-filled storage for factors of the given targets.
+
+    Args:
+        targets: In the base's order.
+        dtype: Of weights and gradients.
+        device: Where they live.
+        groups: The base's input groups: their A factors lie one behind the other, so that one product serves them all.
+    """
+    size, _ = _offsets(targets, groups, dtype)
     values = torch.zeros(size, dtype=dtype, device=device)
     grads = torch.zeros_like(values)
+    parameter = nn.Parameter(values)
+    parameter.grad = grads
+    return Adapter(
+        values=parameter,
+        grads=grads,
+        factors=_views(targets, groups, values, grads),
+        targets=dict(targets),
+        groups=tuple(groups),
+    )
+
+
+def with_gradients_in(adapter: Adapter, grads: Tensor) -> AdapterFactors:
+    """The same factors, their gradients added into another flat buffer of at least the adapter's size."""
+    return _views(adapter.targets, adapter.groups, adapter.values.detach(), grads)
+
+
+def _views(
+    targets: Mapping[str, Target], groups: Sequence[tuple[str, ...]], values: Tensor, grads: Tensor
+) -> AdapterFactors:
+    _, offsets = _offsets(targets, groups, values.dtype)
 
     def view(flat: Tensor, offset: int, rows: int, columns: int) -> Tensor:
         return flat[offset : offset + rows * columns].view(rows, columns)
 
-    factors = {
-        name: Factors(
-            a_RI=view(values, offsets[name][0], target.r, target.in_features),
-            b_OR=view(values, offsets[name][1], target.r, target.out_features).T,
-            grad_a_RI=view(grads, offsets[name][0], target.r, target.in_features),
-            grad_b_OR=view(grads, offsets[name][1], target.r, target.out_features).T,
-            scale=target.scale,
-        )
-        for name, target in targets.items()
-    }
-    parameter = nn.Parameter(values)
-    parameter.grad = grads
-    return Adapter(values=parameter, grads=grads, factors=factors, targets=dict(targets))
+    return AdapterFactors(
+        {
+            name: Factors(
+                a_RI=view(values, offsets[name][0], target.r, target.in_features),
+                b_OR=view(values, offsets[name][1], target.r, target.out_features).T,
+                grad_a_RI=view(grads, offsets[name][0], target.r, target.in_features),
+                grad_b_OR=view(grads, offsets[name][1], target.r, target.out_features).T,
+                scale=target.scale,
+            )
+            for name, target in targets.items()
+        }
+    )
+
+
+def _offsets(
+    targets: Mapping[str, Target], groups: Sequence[tuple[str, ...]], dtype: torch.dtype
+) -> tuple[int, dict[str, tuple[int, int]]]:
+    """Numbers in all, and for each module where its A and its B begin."""
+    multiple = _ALIGNMENT_BYTES // dtype.itemsize
+    a_offsets: dict[str, int] = {}
+    b_offsets: dict[str, int] = {}
+    size = 0
+    for modules in _grouped(targets, groups):
+        for name in modules:
+            a_offsets[name], size = size, size + targets[name].r * targets[name].in_features
+        size = math.ceil(size / multiple) * multiple
+        for name in modules:
+            b_offsets[name], size = size, size + targets[name].r * targets[name].out_features
+            size = math.ceil(size / multiple) * multiple
+    return size, {name: (a_offsets[name], b_offsets[name]) for name in targets}
+
+
+def _grouped(targets: Mapping[str, Target], groups: Sequence[tuple[str, ...]]) -> Iterator[tuple[str, ...]]:
+    """The targets by input group, a module without one by itself, in the order of the first of each."""
+    group_of = {name: modules for modules in groups for name in modules}
+    done: set[str] = set()
+    for name in targets:
+        if name not in done:
+            together = tuple(one for one in group_of.get(name, (name,)) if one in targets)
+            done.update(together)
+            yield together
 
 
 def initialise(adapter: Adapter, spec: LoraSpec, seed: int) -> None:

@@ -1,18 +1,16 @@
 """The frozen base: loaded once, its linears replaced by multi-adapter ones, never changed again.
 
-Shape legend: B rows, T tokens of a pack, N label tokens, V vocabulary, D width.
+Shape legend: N label tokens, V vocabulary.
 """
 
 from __future__ import annotations
 
 import hashlib
-import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import (
@@ -27,10 +25,12 @@ from transformers import (
 from jobs.errors import BaseModelError
 from jobs.records import BaseKey
 from jobs.spec import ModelSpec
-from workers import attention, layout
+from workers import layout
 from workers.dataset import Row
-from workers.lora import MultiAdapterLinear, Router, Segment
-from workers.products import linear
+from workers.input_groups import find_input_groups
+from workers.lane import Lane, share_weights
+from workers.lora import Segment
+from workers.probe import Probe
 from workers.targets import LinearShape, linears
 
 DTYPES = {
@@ -142,29 +142,6 @@ def load_tokenizer(spec: ModelSpec, key: BaseKey) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-class LabelHead(nn.Module):
-    """The output head, applied to the positions that predict a label and to no others."""
-
-    def __init__(self, head: nn.Module) -> None:
-        super().__init__()
-        self.head = head
-        self.predict_N: Tensor | None = None
-        """Flattened positions to keep; all of them where `None`."""
-
-    @property
-    def weight(self) -> Tensor:
-        """The head's weight, for model code that looks at it."""
-        return self.head.weight  # pyright: ignore[reportReturnType]
-
-    def forward(self, hidden_BTD: Tensor) -> Tensor:
-        """(B, T, D) to (1, N, V), or to (B, T, V) with nothing selected."""
-        if self.predict_N is not None:
-            hidden_BTD = hidden_BTD.reshape(-1, hidden_BTD.shape[-1])[self.predict_N][None]
-        if isinstance(self.head, nn.Linear):
-            return linear(hidden_BTD, self.head.weight, self.head.bias)
-        return self.head(hidden_BTD)
-
-
 class BaseModel:
     """One frozen base on one device, ready to run packs of rows through per-row adapters.
 
@@ -177,18 +154,15 @@ class BaseModel:
         self.device = torch.device(device)
         self.shapes = linears(model)
         self.module_names = frozenset(name for name, _ in model.named_modules() if name)
-        self.model = model.to(self.device).eval().requires_grad_(False)  # pyright: ignore[reportArgumentType]
-        self.router = Router()
-        for name in self.shapes:
-            parent_name, _, child = name.rpartition(".")
-            parent = model.get_submodule(parent_name)
-            setattr(parent, child, MultiAdapterLinear(getattr(parent, child), name, self.router).to(self.device))
-        head = model.get_output_embeddings()
-        if head is None:
+        if model.get_output_embeddings() is None:
             raise BaseModelError(f"{type(model).__name__} has no output head", value=key.model_name_or_path)
-        self._head = LabelHead(head)
-        model.set_output_embeddings(self._head)  # pyright: ignore[reportArgumentType]
-        self.layout = "packed" if self._can_pack() else "padded"
+        self.model = model.to(self.device).eval().requires_grad_(False)  # pyright: ignore[reportArgumentType]
+        self.groups = find_input_groups(self.model, self.shapes)
+        self._bare = share_weights(self.model)
+        self._lanes = [Lane(self.model, tuple(self.shapes), self.groups)]
+        probe = Probe(self._lanes[0], self.vocab_size)
+        self.layout = "packed" if probe.can_pack() else "padded"
+        self._plain_head = self._lanes[0].plain_head = probe.has_plain_head(self.lay_out)
 
     @classmethod
     def load(cls, key: BaseKey, device: torch.device | str = "cpu") -> BaseModel:
@@ -221,6 +195,19 @@ class BaseModel:
         assert isinstance(embedding, nn.Embedding)
         return embedding.num_embeddings
 
+    @property
+    def lay_out(self) -> layout.LayOut:
+        """How the rows of a pack become this model's input."""
+        return layout.packed if self.layout == "packed" else layout.padded
+
+    def lanes(self, count: int) -> list[Lane]:
+        """The first `count` lanes through this base; a lane costs a tree of modules and no weights."""
+        while len(self._lanes) < count:
+            lane = Lane(share_weights(self._bare), tuple(self.shapes), self.groups)
+            lane.plain_head = self._plain_head
+            self._lanes.append(lane)
+        return self._lanes[:count]
+
     def label_logits(self, rows: Sequence[Row], segments: Sequence[Segment]) -> tuple[Tensor, Tensor, int]:
         """Run rows through the base with the adapters that the segments name.
 
@@ -231,16 +218,7 @@ class BaseModel:
         Returns:
             logits (N, V) and labels (N,) of all label tokens in pack order, and the number of padding positions.
         """
-        lay_out = layout.packed if self.layout == "packed" else layout.padded
-        pack = lay_out(rows, self.device)
-        self.router.route(segments, pack.token_index_T)
-        self._head.predict_N = pack.predict_N
-        try:
-            output = self.model(**pack.inputs, use_cache=False)
-        finally:
-            self._head.predict_N = None
-            self.router.clear()
-        return output.logits[0], pack.labels_N, pack.num_padding
+        return self._lanes[0].label_logits(rows, segments, lay_out=self.lay_out)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -254,54 +232,6 @@ class BaseModel:
             digest.update(name.encode())
             digest.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
-
-    def _can_pack(self) -> bool:
-        """Try it: rows packed must not see each other, and must give what each gives alone.
-
-        A model may ignore restarting positions, mix neighbouring tokens by a convolution or a recurrence, or attend
-        without asking transformers' interface. All of that shows in numbers, whatever the model's flags say.
-        """
-        if "position_ids" not in inspect.signature(self.model.forward).parameters:
-            return False
-        attention.register()
-        usual = self.model.config._attn_implementation or "eager"
-        generator = np.random.default_rng(0)
-        vocabulary = self.vocab_size
-        rows = [
-            Row(index=0, ids=generator.integers(0, vocabulary, length), labelled=np.arange(length) > 0)
-            for length in (7, 4, 9)
-        ]
-        try:
-            with torch.no_grad():
-                alone = torch.cat([self._probe(layout.padded([row], self.device)) for row in rows])
-                self.model.set_attn_implementation(attention.PACKED_ROWS)
-                together = self._probe(layout.packed(rows, self.device))
-                leaks = self._leaks(layout.packed(rows, self.device), slice(7, 11))
-        except (NotImplementedError, TypeError, ValueError, RuntimeError):
-            together = alone = torch.zeros(1)
-            leaks = True
-        tolerance = 1e-3 if self.dtype.itemsize >= 4 else 0.1
-        same = bool((together - alone).norm() <= tolerance * alone.norm())
-        if leaks or not same:
-            self.model.set_attn_implementation(usual)
-            return False
-        return True
-
-    def _probe(self, pack: layout.LaidOut) -> Tensor:
-        self._head.predict_N = pack.predict_N
-        try:
-            return self.model(**pack.inputs, use_cache=False).logits[0].double()
-        finally:
-            self._head.predict_N = None
-
-    def _leaks(self, pack: layout.LaidOut, poisoned: slice) -> bool:
-        """Whether a row of NaN reaches any other row."""
-        inputs = dict(pack.inputs)
-        embedded = self.model.get_input_embeddings()(inputs.pop("input_ids")).clone()
-        embedded[0, poisoned] = float("nan")
-        finite = self.model(inputs_embeds=embedded, **inputs, use_cache=False).logits[0].isfinite().all(dim=-1)
-        finite[poisoned] = True
-        return not bool(finite.all())
 
 
 def _identity(name: str) -> str:

@@ -12,9 +12,9 @@ from jobs.spec import JobSpec
 from workers.adapter import Adapter
 from workers.batcher import Kind
 from workers.dataset import Cursor, JobData, Microbatch, chunks, steps_per_epoch, total_steps
-from workers.lora import DropoutDraw, Segment
 from workers.memory import Demand
 from workers.optimizer import JobOptimizer
+from workers.routing import AdapterFactors, DropoutDraw, Segment, TokenShare
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,8 +112,17 @@ class JobRun:
             self._batch = _OptimizerBatch(micro_batches, sum(batch.num_labels for batch in micro_batches))
         return Work(kind=Kind.TRAIN, batch=self._batch.micro_batches[self._batch.done], micro_batch=self._batch.done)
 
-    def segment(self, work: Work, start: int) -> Segment:
-        """Where the work's tokens stand in a pack, and the path of adapters they take."""
+    def segment(
+        self, work: Work, start: int, *, share: TokenShare | None = None, factors: AdapterFactors | None = None
+    ) -> Segment:
+        """Where the work's tokens stand in a pack, and the path of adapters they take.
+
+        Args:
+            work: The micro-batch.
+            start: Its first token's position in the pack.
+            share: Set where the segment holds only some of its rows.
+            factors: The job's factors with their gradients elsewhere than in the adapter's own buffer.
+        """
         dropout = None
         if work.kind is Kind.TRAIN and self.spec.lora.lora_dropout > 0:
             dropout = DropoutDraw(
@@ -121,8 +130,11 @@ class JobRun:
                 seed=self.spec.training.seed,
                 step=self.step,
                 micro_batch=work.micro_batch,
+                share=share,
             )
-        return Segment(start=start, stop=start + work.batch.num_tokens, path=(self.adapter.factors,), dropout=dropout)
+        tokens = work.batch.num_tokens if share is None else len(share.selected_t)
+        path = (self.adapter.factors if factors is None else factors,)
+        return Segment(start=start, stop=start + tokens, path=path, dropout=dropout)
 
     @property
     def loss_denominator(self) -> int:

@@ -5,7 +5,7 @@ Shape legend: T tokens of the pack, B rows, L longest row, N label tokens.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +29,10 @@ class LaidOut:
     labels_N: Tensor
     num_padding: int
     """Positions computed for nothing."""
+
+
+LayOut = Callable[[Sequence[Row], torch.device], LaidOut]
+"""Either of the two below."""
 
 
 def packed(rows: Sequence[Row], device: torch.device) -> LaidOut:

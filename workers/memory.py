@@ -98,6 +98,19 @@ def worker_bytes(base: BaseShape, demands: Iterable[Demand], token_budget: int) 
     return base.base_bytes + sum(one.adapter_bytes for one in known) + base.pack_bytes(tokens, round(tokens * share))
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an allocation failed: CUDA has a type for it, torch's CPU allocator only words."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+
+
+def free_cached_memory(device: torch.device) -> None:
+    """Give back what torch's allocator keeps for reuse, so that an allocation of another size finds room."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
 def device_bytes(device: torch.device) -> int:
     """Bytes that may be used on a device: free memory on a GPU, memory this process may still take on a CPU."""
     if device.type == "cuda":

@@ -25,18 +25,30 @@ from jobs.records import (
     LogReport,
     Report,
     StateReport,
+    StepReport,
     WorkerStatus,
 )
 from jobs.spec import JobSpec
 from workers import artifact
 from workers.adapter import allocate, dtype_for, initialise
 from workers.base_model import BaseModel, load_tokenizer
-from workers.batcher import Candidate, Kind, compose
+from workers.batcher import Batcher, Candidate, Kind
 from workers.dataset import JobData, load_job_data
-from workers.job_run import JobRun, Work
-from workers.loss import exact_rows, job_sums, token_losses
-from workers.memory import BaseShape, Demand, demand, device_bytes, worker_bytes
+from workers.job_run import JobRun
+from workers.memory import (
+    BaseShape,
+    Demand,
+    demand,
+    device_bytes,
+    free_cached_memory,
+    is_out_of_memory,
+    worker_bytes,
+)
+from workers.pack_runner import Member, Outcome, PackRunner, Taken
 from workers.targets import resolve
+
+MAX_LANES = 8
+"""Lanes share Python's interpreter lock, which is held for some percent of a lane's time."""
 
 
 def load_tokenised(spec: JobSpec, key: BaseKey) -> JobData:
@@ -59,14 +71,8 @@ class WorkerSettings:
     """Tokens that a pack of several jobs may hold."""
     capacity_bytes: int | None = None
     """Memory the worker may use, base included; measured once the base is loaded if `None`."""
-
-
-@dataclass(frozen=True)
-class _Member:
-    """One job's part of a pack."""
-
-    run: JobRun
-    work: Work
+    num_lanes: int | None = None
+    """Packs that run at one time; on a CPU one for each of torch's threads if `None`, on a GPU one."""
 
 
 class Worker:
@@ -99,6 +105,7 @@ class Worker:
         self._started: float | None = None
         self._busy_seconds = 0.0
         self._tokens = 0
+        self._batcher = Batcher(settings.token_budget)
 
     @property
     def base(self) -> BaseModel:
@@ -119,6 +126,7 @@ class Worker:
         """
         base = self._load_base(self.key, self.device)
         self._base = base
+        self._runner = self._make_runner(base)
         parameters = list(base.model.parameters())
         self._shape = BaseShape.of(
             base.shapes,
@@ -130,6 +138,11 @@ class Worker:
             # Free memory is what is left beside the base, which is loaded by now.
             self._capacity_bytes = self._shape.base_bytes + int(0.9 * device_bytes(self.device))
         self._started = time.monotonic()
+
+    def _make_runner(self, base: BaseModel) -> PackRunner:
+        threads = torch.get_num_threads() if self.device.type == "cpu" else 1
+        num_lanes = self.settings.num_lanes or min(threads, MAX_LANES)
+        return PackRunner(base, num_lanes, max(1, threads // num_lanes))
 
     def assign(self, assignments: Iterable[Assignment]) -> None:
         """Queue jobs. They are admitted, in this order, at the next step boundary at which they fit."""
@@ -145,6 +158,8 @@ class Worker:
         had = len(waiting) < len(self._waiting) or job_id in self._runs
         self._waiting = deque(waiting)
         self._runs.pop(job_id, None)
+        if self._base is not None:
+            self._runner.forget(job_id)
         self._prepared.pop(job_id, None)
         self._first_evals.pop(job_id, None)
         return had
@@ -164,7 +179,7 @@ class Worker:
                 if work is None:
                     self._finish(run)
                 else:
-                    members.append(_Member(run, work))
+                    members.append(Member(run, work))
         for pack in self._packs(members):
             self._run_pack(pack)
         self._busy_seconds += time.monotonic() - began
@@ -228,7 +243,7 @@ class Worker:
         data = self._load_data(spec, self.key)
         dtype = dtype_for(self.base.dtype)
         needs = demand(spec, data, targets, dtype.itemsize)
-        adapter = allocate(targets, dtype=dtype, device=self.device)
+        adapter = allocate(targets, dtype=dtype, device=self.device, groups=self.base.groups)
         run = JobRun(job_id=assignment.job_id, spec=spec, data=data, adapter=adapter, demand=needs)
         self._prepared[assignment.job_id] = run
         return run
@@ -236,6 +251,15 @@ class Worker:
     def _fits(self, demands: Sequence[Demand]) -> bool:
         assert self._shape is not None
         return worker_bytes(self._shape, demands, self.settings.token_budget) <= self._capacity_bytes
+
+    @staticmethod
+    def _too_large_to_run(error: Exception) -> JobError:
+        first = str(error).strip().splitlines()[0]
+        return JobError(
+            "memory",
+            f"a micro-batch of this job does not fit even alone ({first}); lower "
+            "training.per_device_train_batch_size or training.max_length, or set training.gradient_checkpointing",
+        )
 
     def _too_large(self, needs: Demand) -> str:
         assert self._shape is not None
@@ -247,75 +271,78 @@ class Worker:
             "training.per_device_train_batch_size, training.max_length or lora.r"
         )
 
-    def _packs(self, members: Sequence[_Member]) -> list[list[_Member]]:
+    def _packs(self, members: Sequence[Member]) -> Iterator[list[Member]]:
+        """A round's packs. Those of `exact` jobs hold one job; as many of them as there are lanes run side by side."""
         by_job = {member.run.job_id: member for member in members}
         candidates = [
             Candidate(
                 job_id=member.run.job_id,
                 tokens=member.work.batch.num_tokens,
                 kind=member.work.kind,
-                exclusive=member.run.spec.scheduling.packing == "exact",
+                exclusive=member.is_exclusive,
+                checkpointing=member.run.spec.training.gradient_checkpointing,
+                priority=member.run.spec.scheduling.priority,
             )
             for member in members
         ]
-        packs = compose(candidates, token_budget=self.settings.token_budget)
-        return [[by_job[candidate.job_id] for candidate in pack] for pack in packs]
+        side_by_side: list[Member] = []
+        for pack in self._batcher.round(candidates):
+            if not pack[0].exclusive:
+                yield [by_job[candidate.job_id] for candidate in pack]
+                continue
+            side_by_side.append(by_job[pack[0].job_id])
+            if len(side_by_side) == self._runner.num_lanes:
+                yield side_by_side
+                side_by_side = []
+        if side_by_side:
+            yield side_by_side
 
-    def _run_pack(self, pack: list[_Member]) -> None:
-        """Run a pack; if it breaks, find out whose fault it is by running its jobs one by one."""
-        try:
-            self._forward_backward(pack)
-        except Exception as error:
-            for member in pack:
-                member.run.rewind()
-            if len(pack) == 1:
-                self._fail(pack[0].run.job_id, error)
-                return
-            for member in pack:
-                work = member.run.next_work()
-                assert work is not None
-                self._run_pack([_Member(member.run, work)])
+    def _run_pack(self, pack: list[Member], *, on_one_lane: bool = False) -> None:
+        """Run a pack; what breaks is run again in smaller parts, to find out whose fault it is."""
+        wave = self._runner.arrange(pack, on_one_lane=on_one_lane)
+        taken, failures = self._runner.run(wave, self._take_in)
+        self._tokens += sum(member.work.batch.num_tokens for member in pack if member.work.kind is Kind.TRAIN)
+        for one in sorted(taken, key=lambda one: list(self._runs).index(one.member.run.job_id)):
+            self._report(one)
+        for failure in failures:
+            alone = on_one_lane and len(pack) == 1
+            self._run_again([member.run for member in failure.members], failure.error, alone=alone)
 
-    def _forward_backward(self, pack: list[_Member]) -> None:
-        began = time.monotonic()
-        kind = pack[0].work.kind
-        segments = []
-        position = 0
-        for member in pack:
-            segments.append(member.run.segment(member.work, position))
-            position = segments[-1].stop
-        rows = [row for member in pack for row in member.work.batch.rows]
-        with torch.set_grad_enabled(kind is Kind.TRAIN):
-            logits, labels, _ = self.base.label_logits(rows, segments)
-            sums = job_sums(token_losses(logits, labels), [member.work.batch.num_labels for member in pack])
-            if kind is Kind.TRAIN:
-                torch.stack(
-                    [part / member.run.loss_denominator for part, member in zip(sums, pack, strict=True)]
-                ).sum().backward()
-        totals = torch.stack([part.detach() for part in sums]).tolist()
-        exact = (
-            iter(exact_rows(logits, labels, [row.num_labels for row in rows])) if kind is Kind.EVALUATE else iter(())
-        )
-        seconds = time.monotonic() - began
-        self._tokens += position if kind is Kind.TRAIN else 0
-        for member, segment, total in zip(pack, segments, totals, strict=True):
-            share = seconds * (segment.stop - segment.start) / position
-            hits = [next(exact) for _ in member.work.batch.rows] if kind is Kind.EVALUATE else []
-            with self._guard(member.run):
-                self._take_in(member, total, hits, share)
-
-    def _take_in(self, member: _Member, loss_sum: float, hits: list[bool], seconds: float) -> None:
-        run = member.run
-        if member.work.kind is Kind.TRAIN:
-            stepped = run.trained(member.work, loss_sum=loss_sum, seconds=seconds)
-            if stepped is not None:
-                self._reports.append(stepped)
-                run.check_finite()
+    def _run_again(self, runs: Sequence[JobRun], error: Exception, *, alone: bool) -> None:
+        """Out of memory, half of them at a time; else each by itself. On one lane, so that nothing runs beside them."""
+        for run in runs:
+            run.rewind()
+        if alone:
+            self._fail(runs[0].job_id, self._too_large_to_run(error) if is_out_of_memory(error) else error)
             return
-        evaluated = run.evaluated(member.work, loss_sum=loss_sum, exact=hits, seconds=seconds)
-        if evaluated is not None:
-            self._first_evals.setdefault(run.job_id, evaluated)
-            self._reports.append(evaluated)
+        parts: list[list[JobRun]] = [[run] for run in runs]
+        if is_out_of_memory(error):
+            free_cached_memory(self.device)
+            middle = len(runs) // 2
+            parts = [list(part) for part in (runs[:middle], runs[middle:]) if part]
+        for part in parts:
+            members = [Member(run, work) for run in part if (work := run.next_work()) is not None]
+            self._run_pack(members, on_one_lane=True)
+
+    def _report(self, taken: Taken) -> None:
+        run = taken.member.run
+        with self._guard(run):
+            if taken.error is not None:
+                raise taken.error
+            if isinstance(taken.report, EvalReport):
+                self._first_evals.setdefault(run.job_id, taken.report)
+            if taken.report is not None:
+                self._reports.append(taken.report)
+            if isinstance(taken.report, StepReport):
+                run.check_finite()
+
+    @staticmethod
+    def _take_in(member: Member, outcome: Outcome) -> StepReport | EvalReport | None:
+        if member.work.kind is Kind.TRAIN:
+            return member.run.trained(member.work, loss_sum=outcome.loss_sum, seconds=outcome.seconds)
+        return member.run.evaluated(
+            member.work, loss_sum=outcome.loss_sum, exact=outcome.exact, seconds=outcome.seconds
+        )
 
     def _finish(self, run: JobRun) -> None:
         """Write the artifact and let the job go."""

@@ -30,7 +30,8 @@ from tests.models import (
 )
 from tests.parity.oracle import compare, train_alone
 from workers.attention import PACKED_ROWS
-from workers.base_model import BaseModel, LabelHead, load_tokenizer, read_blueprint
+from workers.base_model import BaseModel, load_tokenizer, read_blueprint
+from workers.lane import LabelHead
 from workers.lora import MultiAdapterLinear
 
 KEY = BaseKey(model_name_or_path="tiny", revision=None, dtype="float32")
