@@ -51,7 +51,7 @@ _REQUIRED = frozenset({artifact.WEIGHTS, artifact.CONFIG, OPTIMIZER, STATE})
 _PREFIX = "base_model.model."
 _LARGEST_MANIFEST_BYTES = 2**20
 
-_EVIDENCE = frozenset({errno.ENOENT, errno.ELOOP, errno.ENOTDIR, errno.EIO})
+_EVIDENCE = frozenset({errno.ENOENT, errno.ELOOP, errno.ENOTDIR, errno.ENXIO, errno.EIO})
 """What says that a checkpoint is bad. Others, such as too many open files, say something about this process."""
 
 
@@ -231,7 +231,7 @@ def _read(
         # Not to wait for the other end of a pipe that somebody put there.
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         descriptor = os.open(name, flags, dir_fd=folder_descriptor)
-        with os.fdopen(descriptor, "rb") as stream:
+        try:
             found = os.fstat(descriptor)
             if not stat.S_ISREG(found.st_mode):
                 raise CheckpointError(path, "is not a regular file", file=name)
@@ -239,7 +239,10 @@ def _read(
                 raise CheckpointError(path, f"has {found.st_size} bytes, not {exact_bytes}", file=name)
             if most_bytes is not None and found.st_size > most_bytes:
                 raise CheckpointError(path, f"has {found.st_size} bytes, more than {most_bytes}", file=name)
-            return stream.read(found.st_size)
+            with open(descriptor, "rb", closefd=False) as stream:
+                return stream.read(found.st_size)
+        finally:
+            os.close(descriptor)
 
 
 @contextmanager
