@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 import itertools
-import os
 import random
-import signal
-import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from jobs.records import JobProgress, JobState
 from orchestrator.journal import Journal
+from tests.kills import killed
 from tests.orchestrator.journal.entries import make_record, make_submission, requeue, start
 
 NUM_KILLS = 40
 
 
-def write_forever(path: Path, first: int, acknowledge: int) -> None:
+def write_forever(path: Path, first: int, tell: Callable[[str], None]) -> None:
     """Jobs one after the other, every change told as soon as the journal has returned."""
     journal = Journal(path)
 
     def told(*what: object) -> None:
-        os.write(acknowledge, (" ".join(map(str, what)) + "\n").encode())
+        tell(" ".join(map(str, what)))
 
     for number in itertools.count(first):
         job_id = f"job-{number}"
@@ -43,29 +43,15 @@ def write_forever(path: Path, first: int, acknowledge: int) -> None:
         told("artifact", job_id)
 
 
-def killed_run(path: Path, first: int, seconds: float) -> list[list[str]]:
-    reading, writing = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            os.close(reading)
-            write_forever(path, first, writing)
-        finally:
-            os._exit(1)
-    os.close(writing)
-    time.sleep(seconds)
-    os.kill(child, signal.SIGKILL)
-    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL, "the run ended by itself"
-    with os.fdopen(reading) as lines:
-        return [line.split() for line in lines]
-
-
 @pytest.mark.timeout(180)
 def test_killed_at_random_instants(path: Path) -> None:
     draw = random.Random(7)
     told: list[list[str]] = []
     for kill in range(NUM_KILLS):
-        told += killed_run(path, kill * 1000, draw.uniform(0.02, 0.2))
+        lines = killed(
+            partial(write_forever, path, kill * 1000), after_lines=draw.randint(1, 14), seconds=draw.uniform(0.0, 0.01)
+        )
+        told += [line.split() for line in lines]
         with Journal(path) as journal:
             jobs = {job.id: job for job in journal.jobs()}
             for what, job_id, *more in told:
@@ -85,4 +71,3 @@ def test_killed_at_random_instants(path: Path) -> None:
                 assert (job.artifact is not None) == (job.state is JobState.SUCCEEDED)
                 assert job.attempt_is_open == (job.state is JobState.STARTING)
                 assert all(not one.is_open for one in journal.attempts(job.id)[:-1])
-    assert len(told) > 10 * NUM_KILLS
