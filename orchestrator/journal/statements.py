@@ -1,0 +1,120 @@
+"""What the journal's transactions are made of. Each function belongs into a transaction that has the write lock."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from sqlalchemy import Connection, RowMapping, insert, select, update
+
+from jobs.errors import LoraloomError
+from jobs.records import Event, JobProgress, JobState
+from orchestrator.journal.tables import attempts, events, jobs
+
+
+class JournalError(LoraloomError):
+    """The journal does not take a change: it would contradict what stands there. Nothing was changed."""
+
+
+class StaleAttempt(JournalError):
+    """An attempt that is not the job's current one, or has ended, wanted to change something. Nothing was changed."""
+
+    def __init__(self, job_id: str, attempt: int, current: int) -> None:
+        state = "has ended" if attempt == current else f"was replaced by attempt {current}"
+        super().__init__(f"attempt {attempt} of job {job_id} {state} and may change nothing any more")
+        self.job_id = job_id
+        self.attempt = attempt
+        self.current = current
+
+    def __reduce__(self) -> tuple[type[StaleAttempt], tuple[str, int, int]]:
+        return type(self), (self.job_id, self.attempt, self.current)
+
+
+def find(connection: Connection, job_id: str) -> RowMapping:
+    """A job's row.
+
+    Raises:
+        JournalError: There is none.
+    """
+    job = connection.execute(select(jobs).where(jobs.c.id == job_id)).mappings().one_or_none()
+    if job is None:
+        raise JournalError(f"there is no job {job_id}")
+    return job
+
+
+def is_open(connection: Connection, job_id: str, number: int) -> bool:
+    """Whether an attempt exists and has not ended."""
+    query = select(attempts.c.is_open).where(attempts.c.job_id == job_id, attempts.c.number == number)
+    return bool(connection.execute(query).scalar())
+
+
+def fence(connection: Connection, job_id: str, attempt: int) -> None:
+    """Let only the current attempt through, and only while it has not ended.
+
+    Raises:
+        StaleAttempt: It is not.
+    """
+    current = find(connection, job_id)["attempt"]
+    if attempt != current or not is_open(connection, job_id, attempt):
+        raise StaleAttempt(job_id, attempt, current)
+
+
+def refuse_after_end(job: RowMapping) -> None:
+    """Let only a job through that goes on.
+
+    Raises:
+        JournalError: It has ended.
+    """
+    if JobState(job["state"]).is_terminal:
+        raise JournalError(f"job {job['id']} has ended as {job['state']}; nothing can follow")
+
+
+def close_attempt(connection: Connection, job_id: str, number: int, why: str, at: float, charged: bool) -> None:
+    """End an attempt; it passes no fence any more."""
+    connection.execute(
+        update(attempts)
+        .where(attempts.c.job_id == job_id, attempts.c.number == number)
+        .values(is_open=False, ended_unix_seconds=at, why=why, charged=charged)
+    )
+
+
+def change(
+    connection: Connection,
+    job_id: str,
+    state: JobState,
+    reason: str,
+    message: str,
+    at: float,
+    values: Mapping[str, Any] | None = None,
+) -> Event:
+    """Set a job's state, and other columns, and add the event of it."""
+    changed = {"state": state.value, "reason": reason, "message": message, **(values or {})}
+    connection.execute(update(jobs).where(jobs.c.id == job_id).values(**changed))
+    return event(connection, job_id, state, reason, message, at)
+
+
+def event(connection: Connection, job_id: str, state: JobState, reason: str, message: str, at: float) -> Event:
+    """Add an event."""
+    values = {"job_id": job_id, "time_unix_seconds": at, "reason": reason, "message": message}
+    inserted = connection.execute(insert(events).values(**values, state=state.value))
+    (sequence,) = inserted.inserted_primary_key or (0,)
+    return Event(**values, state=state, sequence=sequence)
+
+
+def set_progress(connection: Connection, job_id: str, progress: JobProgress) -> None:
+    """Keep how far a job is."""
+    connection.execute(update(jobs).where(jobs.c.id == job_id).values(progress=progress_json(progress)))
+
+
+def progress_json(progress: JobProgress) -> str:
+    """JSON has no NaN, and nobody can act upon one."""
+    values = asdict(progress)
+    return json.dumps(
+        {
+            name: None if isinstance(value, float) and not math.isfinite(value) else value
+            for name, value in values.items()
+        }
+    )

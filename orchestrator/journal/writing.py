@@ -1,0 +1,303 @@
+"""The durable truth of an output directory: jobs, attempts, checkpoints, events, and who may still change them.
+
+Every call is one transaction: it has happened, all of it, once it returns, and not at all where it raises. No clock is
+read: times come from the caller and order nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, delete, func, insert, select, update
+from sqlalchemy.exc import DatabaseError
+
+from jobs.checkpoints import CheckpointRecord, DiskFullError
+from jobs.errors import LoraloomError
+from jobs.records import Event, JobProgress, JobState
+from jobs.spec import JobSpec
+from orchestrator.journal import statements
+from orchestrator.journal.lock import ProcessLock
+from orchestrator.journal.migrations import STEPS, Step, migrate
+from orchestrator.journal.reading import JournalReader, open_engine
+from orchestrator.journal.statements import JournalError
+from orchestrator.journal.tables import attempts, checkpoints, events, jobs, settings
+from workers.publishing import free_bytes, fsync
+
+
+@dataclass(frozen=True, kw_only=True)
+class Submission:
+    """A job to be taken in."""
+
+    job_id: str
+    spec: JobSpec
+
+
+class Journal(JournalReader):
+    """Write access, for one process at a time."""
+
+    def __init__(self, path: Path, *, steps: Sequence[Step] = STEPS) -> None:
+        """Open a journal, or begin one; its folder must exist.
+
+        Args:
+            path: The database. A lock file stands beside it.
+            steps: How files of older versions are brought up to date.
+
+        Raises:
+            JournalLocked: Another process has it open for writing.
+            LoraloomError: It is damaged, of a later version, or on a disk that cannot hold one.
+            DiskFullError: No room.
+        """
+        self.path = path
+        try:
+            self._lock = ProcessLock(path.with_name(f"{path.name}.lock"))
+        except OSError as error:
+            raise LoraloomError(f"the journal {path} cannot be opened: {error.strerror}") from error
+        try:
+            self._engine = open_engine(path)
+            with self._writing() as connection:
+                migrate(connection, str(path), steps)
+            # The name of a new file has to be as durable as what is in it.
+            fsync(path.parent)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Close the file and let the next process have it."""
+        if hasattr(self, "_engine"):
+            self._engine.dispose()
+        self._lock.release()
+
+    def submit(self, submissions: Sequence[Submission], *, at: float, message: str = "waiting to be placed") -> None:
+        """Take in jobs, all or none. Once this has returned they are never lost.
+
+        Raises:
+            JournalError: There is a job of that id.
+        """
+        with self._writing() as connection:
+            taken = set(connection.execute(select(jobs.c.id)).scalars())
+            first = (connection.execute(select(func.max(jobs.c.submitted))).scalar() or 0) + 1
+            said = {"state": JobState.PENDING.value, "reason": "submitted", "message": message}
+            rows: list[dict[str, Any]] = []
+            for number, one in enumerate(submissions, first):
+                if one.job_id in taken:
+                    raise JournalError(f"there is a job {one.job_id} already; submit this one under another id")
+                taken.add(one.job_id)
+                rows.append(
+                    {
+                        "id": one.job_id,
+                        "name": one.spec.name,
+                        "spec": json.dumps(one.spec.model_dump(mode="json"), ensure_ascii=False),
+                        "spec_sha256": one.spec.spec_sha256(),
+                        "submitted": number,
+                        "attempt": 0,
+                        **said,
+                    }
+                )
+            if rows:
+                connection.execute(insert(jobs), rows)
+                told = [{"job_id": row["id"], "time_unix_seconds": at, **said} for row in rows]
+                connection.execute(insert(events), told)
+
+    def start_attempt(
+        self, job_id: str, *, worker_id: str, reason: str, message: str, at: float, state: JobState = JobState.STARTING
+    ) -> tuple[int, Event]:
+        """Hand a job to a worker. From here on nobody but this attempt can commit anything for the job.
+
+        Returns:
+            The attempt's number, which is its licence, and the event.
+
+        Raises:
+            JournalError: The job has ended, or its attempt before this one has not.
+        """
+        with self._writing() as connection:
+            job = statements.find(connection, job_id)
+            statements.refuse_after_end(job)
+            if statements.is_open(connection, job_id, job["attempt"]):
+                raise JournalError(f"attempt {job['attempt']} of job {job_id} has not ended; end it before the next")
+            number = job["attempt"] + 1
+            connection.execute(
+                insert(attempts).values(
+                    job_id=job_id,
+                    number=number,
+                    worker_id=worker_id,
+                    started_unix_seconds=at,
+                    is_open=True,
+                    charged=False,
+                )
+            )
+            values = {"attempt": number, "worker_id": worker_id}
+            return number, statements.change(connection, job_id, state, reason, message, at, values)
+
+    def end_attempt(
+        self,
+        job_id: str,
+        *,
+        attempt: int,
+        state: JobState,
+        reason: str,
+        message: str,
+        at: float,
+        charged: bool = False,
+    ) -> Event:
+        """Take a job back from an attempt, to be tried again or not. The attempt can commit nothing any more.
+
+        Args:
+            job_id: The job.
+            attempt: The one to end.
+            state: What the job is now: PENDING where it is to be tried again.
+            reason: Code of why, also kept with the attempt.
+            message: The same for people.
+            at: Time of it.
+            charged: Whether it counts against the job's restarts.
+
+        Raises:
+            StaleAttempt: It is not the current one, or has ended before.
+        """
+        with self._writing() as connection:
+            statements.fence(connection, job_id, attempt)
+            statements.close_attempt(connection, job_id, attempt, reason, at, charged)
+            return statements.change(connection, job_id, state, reason, message, at)
+
+    def change(
+        self,
+        job_id: str,
+        *,
+        attempt: int | None,
+        state: JobState,
+        reason: str,
+        message: str,
+        at: float,
+        charged: bool = False,
+        artifact: str | None = None,
+        progress: JobProgress | None = None,
+    ) -> Event:
+        """Change a job's state. A state that ends the job ends its attempt too.
+
+        Args:
+            job_id: The job.
+            attempt: On whose word: a worker's, which is heard only while its attempt is the current one; `None` for the
+                scheduler's own.
+            state: The new one.
+            reason: Code of why.
+            message: The same for people.
+            at: Time of it.
+            charged: With a state that ends the job: whether its attempt counts against its restarts.
+            artifact: Where the adapter was published. It is so only if this call returns.
+            progress: To be kept with it.
+
+        Raises:
+            StaleAttempt: The attempt may not speak for the job any more.
+            JournalError: The job has ended.
+        """
+        with self._writing() as connection:
+            job = statements.find(connection, job_id)
+            if attempt is not None:
+                statements.fence(connection, job_id, attempt)
+            statements.refuse_after_end(job)
+            if state.is_terminal and statements.is_open(connection, job_id, job["attempt"]):
+                statements.close_attempt(connection, job_id, job["attempt"], reason, at, charged)
+            values: dict[str, Any] = {}
+            if artifact is not None:
+                values["artifact"] = artifact
+            if progress is not None:
+                values["progress"] = statements.progress_json(progress)
+            return statements.change(connection, job_id, state, reason, message, at, values)
+
+    def commit_checkpoint(self, record: CheckpointRecord, *, progress: JobProgress | None = None) -> None:
+        """Make a published checkpoint the one to go on from. Doing it twice is doing it once.
+
+        Raises:
+            StaleAttempt: It was written by an attempt that may not speak for the job any more.
+            JournalError: The attempt has committed a later one already, or another one under this name.
+        """
+        with self._writing() as connection:
+            statements.fence(connection, record.job_id, record.attempt)
+            mine = (checkpoints.c.job_id == record.job_id) & (checkpoints.c.attempt == record.attempt)
+            for row in connection.execute(select(checkpoints).where(mine)).mappings():
+                if row["folder"] == record.folder and row["manifest_sha256"] == record.manifest_sha256:
+                    return
+                if (row["step"], row["micro_batch"]) >= (record.step, record.micro_batch):
+                    raise JournalError(
+                        f"attempt {record.attempt} of job {record.job_id} has committed {row['folder']}; "
+                        f"{record.folder} cannot follow it"
+                    )
+            connection.execute(insert(checkpoints).values(**asdict(record)))
+            if progress is not None:
+                statements.set_progress(connection, record.job_id, progress)
+
+    def forget_checkpoints(self, job_id: str, folders: Collection[str]) -> None:
+        """Strike superseded checkpoints off, before their files are deleted: what is listed must be there.
+
+        Raises:
+            JournalError: The newest one to go on from is among them.
+        """
+        of_job = checkpoints.c.job_id == job_id
+        with self._writing() as connection:
+            newest = connection.execute(
+                select(checkpoints.c.folder)
+                .where(of_job, checkpoints.c.quarantined.is_(None))
+                .order_by(checkpoints.c.sequence.desc())
+                .limit(1)
+            ).scalar()
+            if newest in folders:
+                raise JournalError(f"{newest} is the last good checkpoint of job {job_id} and must be kept")
+            connection.execute(delete(checkpoints).where(of_job, checkpoints.c.folder.in_(list(folders))))
+
+    def quarantine_checkpoint(self, record: CheckpointRecord, *, problem: str, at: float) -> Event | None:
+        """Never go on from a checkpoint again, and say so among the job's events.
+
+        Returns:
+            The event; `None` where it was struck off or quarantined before.
+        """
+        this = (checkpoints.c.job_id == record.job_id) & (checkpoints.c.folder == record.folder)
+        with self._writing() as connection:
+            changed = connection.execute(
+                update(checkpoints).where(this, checkpoints.c.quarantined.is_(None)).values(quarantined=problem)
+            )
+            if changed.rowcount == 0:
+                return None
+            state = JobState(statements.find(connection, record.job_id)["state"])
+            return statements.event(connection, record.job_id, state, "checkpoint_quarantined", problem, at)
+
+    def record_progress(self, progress: Mapping[str, JobProgress]) -> None:
+        """Keep how far jobs are, by id, for show after a restart. Worth one transaction every few seconds, not more."""
+        with self._writing() as connection:
+            for job_id, one in progress.items():
+                statements.set_progress(connection, job_id, one)
+
+    def put_setting(self, key: str, value: Any) -> None:
+        """Set a JSON value."""
+        with self._writing() as connection:
+            connection.execute(delete(settings).where(settings.c.key == key))
+            connection.execute(insert(settings).values(key=key, value=json.dumps(value)))
+
+    def fix_setting(self, key: str, value: Any) -> Any:
+        """Set a JSON value unless there is one, for what must not change over the life of an output directory.
+
+        Returns:
+            The value that holds from now on.
+        """
+        with self._writing() as connection:
+            found = connection.execute(select(settings.c.value).where(settings.c.key == key)).scalar()
+            if found is not None:
+                return json.loads(found)
+            text = json.dumps(value)
+            connection.execute(insert(settings).values(key=key, value=text))
+            return json.loads(text)
+
+    @contextmanager
+    def _writing(self) -> Iterator[Connection]:
+        try:
+            with self._engine.execution_options(writes=True).begin() as connection:
+                yield connection
+        except DatabaseError as error:
+            if isinstance(error.orig, sqlite3.Error) and error.orig.sqlite_errorcode == sqlite3.SQLITE_FULL:
+                raise DiskFullError(self.path, needed_bytes=None, free_bytes=free_bytes(self.path)) from error
+            raise LoraloomError(f"the journal {self.path} cannot be written: {error.orig}") from error
