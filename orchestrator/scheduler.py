@@ -20,6 +20,7 @@ from jobs.records import (
     Job,
     JobState,
     LogReport,
+    Report,
     StateReport,
     StepReport,
     WorkerStatus,
@@ -216,7 +217,7 @@ class Scheduler:
             for job in self._active(record):
                 self._change(job, JobState.FAILED, "worker_lost", f"{record.worker.id}: {observation.error}")
 
-    def _take_in(self, job: Job, report: StepReport | EvalReport | StateReport | LogReport) -> None:
+    def _take_in(self, job: Job, report: Report) -> None:
         match report:
             case StepReport():
                 job.progress = replace(
