@@ -1,0 +1,61 @@
+"""PEFT processes side by side, as many as memory takes, each with its share of the threads."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+
+from tests.benchmarks.child import Child, bare
+from tests.benchmarks.peaks import num_cores
+from tests.benchmarks.peft_jobs import PeftSequential
+from tests.benchmarks.setting import Setting, TokenRow
+
+SHARE_OF_MEMORY = 0.8
+
+
+def at_once(num_jobs: int, process_bytes: int, available_bytes: int) -> int:
+    """Processes that fit, at least one and no more than there are jobs."""
+    return max(1, min(num_jobs, int(SHARE_OF_MEMORY * available_bytes) // process_bytes))
+
+
+class PeftProcesses:
+    """Jobs spread evenly over processes that stay alive; each has the base for itself.
+
+    With more jobs than processes they run in waves: each process takes its next job when it is done with the last, and
+    never waits for the others, which is kinder to it than a barrier after every wave.
+    """
+
+    name = "peft_processes"
+
+    def __init__(self, setting: Setting, num_processes: int, optimizer: str = "fused") -> None:
+        """Start all of them and wait until each has loaded the base."""
+        self.num_processes = num_processes
+        self.num_waves = math.ceil(setting.num_jobs / num_processes)
+        threads = max(1, num_cores() // num_processes)
+        names = setting.job_names
+        self._children = [
+            Child(PeftSequential, setting, names[first::num_processes], optimizer, num_threads=threads)
+            for first in range(num_processes)
+        ]
+        try:
+            for child in self._children:
+                child.wait_ready()
+        except RuntimeError:
+            self.close()
+            raise
+
+    def step(self, rows_by_job: Sequence[Sequence[TokenRow]]) -> float:
+        """Seconds until the last process has done a step of its last job."""
+        rows = bare(rows_by_job)
+        began = time.perf_counter()
+        for first, child in enumerate(self._children):
+            child.ask_step(rows[first :: self.num_processes])
+        for child in self._children:
+            child.answer()
+        return time.perf_counter() - began
+
+    def close(self) -> None:
+        """End all processes."""
+        for child in self._children:
+            child.close()
