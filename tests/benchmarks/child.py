@@ -19,6 +19,9 @@ from tests.benchmarks.setting import TokenRow, Tokens
 Batch = Sequence[Sequence[TokenRow]]
 """Rows of one step, by job."""
 
+_QUIET = {"PYTHONWARNINGS": "ignore::FutureWarning", "TQDM_DISABLE": "1"}
+"""Sixteen processes would say the same of their libraries sixteen times."""
+
 
 class Child:
     """The parent's end. Ask and answer are apart, so that many children can work at a time."""
@@ -35,7 +38,7 @@ class Child:
             [sys.executable, "-m", "tests.benchmarks.child"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env=os.environ | {"OMP_NUM_THREADS": str(num_threads), "MKL_NUM_THREADS": str(num_threads)},
+            env=os.environ | _QUIET | {"OMP_NUM_THREADS": str(num_threads), "MKL_NUM_THREADS": str(num_threads)},
         )
         self._send((factory, arguments))
 
@@ -69,7 +72,7 @@ class Child:
             raise RuntimeError(f"a benchmark process ended with exit code {code}; what it wrote is above") from None
 
     def close(self) -> None:
-        """End the process."""
+        """End the process. Safe to call again."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.close()

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 
 from tests.benchmarks.alternating import Contender
 from tests.benchmarks.engine import Floor, Packed
 from tests.benchmarks.peft_jobs import PeftSequential
-from tests.benchmarks.peft_processes import PeftProcesses
+from tests.benchmarks.peft_processes import PeftProcesses, at_once
+from tests.benchmarks.process_memory import available_bytes
 from tests.benchmarks.setting import Setting
 
 NAMES = ("peft_sequential", "peft_processes", "packed", "floor")
@@ -25,14 +27,24 @@ RATIOS = {
 """Name in the JSON: (how many times as fast is this, as that)."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class ForProcesses:
+    """What decides how many PEFT processes run side by side."""
+
+    process_bytes: int
+    """Peak of one."""
+    empty_bytes: int
+    """Free memory before anything was loaded."""
+
+
 @contextmanager
-def opened(setting: Setting, *, num_processes: int, optimizer: str) -> Iterator[dict[str, Contender]]:
+def opened(setting: Setting, *, optimizer: str, processes: ForProcesses | None) -> Iterator[dict[str, Contender]]:
     """All contenders, ready to step, by name; they are closed at the end of the block.
 
     Args:
         setting: What they run.
-        num_processes: PEFT processes side by side; 0 leaves that contender out.
         optimizer: Of the PEFT contenders, a key of `peft_jobs.OPTIMIZERS`.
+        processes: `None` leaves PEFT processes side by side out.
     """
     with ExitStack() as stack:
         contenders: dict[str, Contender] = {}
@@ -41,10 +53,13 @@ def opened(setting: Setting, *, num_processes: int, optimizer: str) -> Iterator[
             stack.callback(contender.close)
             contenders[contender.name] = contender
 
-        if num_processes:
-            add(PeftProcesses(setting, num_processes, optimizer))
         add(PeftSequential(setting, optimizer=optimizer))
         packed = Packed(setting)
         add(packed)
         add(Floor(packed.base))
+        if processes:
+            number = at_once(
+                setting.num_jobs, processes.process_bytes, processes.empty_bytes, left_bytes=available_bytes()
+            )
+            add(PeftProcesses(setting, number, optimizer))
         yield contenders

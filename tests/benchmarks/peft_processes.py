@@ -14,9 +14,17 @@ from tests.benchmarks.setting import Setting, TokenRow
 SHARE_OF_MEMORY = 0.8
 
 
-def at_once(num_jobs: int, process_bytes: int, available_bytes: int) -> int:
-    """Processes that fit, at least one and no more than there are jobs."""
-    return max(1, min(num_jobs, int(SHARE_OF_MEMORY * available_bytes) // process_bytes))
+def at_once(num_jobs: int, process_bytes: int, empty_bytes: int, left_bytes: int) -> int:
+    """How many processes run side by side: at least one, and no more than there are jobs.
+
+    Args:
+        num_jobs: Jobs in all.
+        process_bytes: Peak of one process.
+        empty_bytes: Free memory before any contender is loaded; `SHARE_OF_MEMORY` of it may be taken.
+        left_bytes: Free memory beside the other contenders, which stay loaded. It is a bound as well, since a machine
+            out of memory ends the benchmark.
+    """
+    return max(1, min(num_jobs, min(int(SHARE_OF_MEMORY * empty_bytes), left_bytes) // process_bytes))
 
 
 class PeftProcesses:

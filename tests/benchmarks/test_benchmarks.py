@@ -15,7 +15,7 @@ from tests.benchmarks.child import Child, bare
 from tests.benchmarks.contenders import NAMES, RATIOS
 from tests.benchmarks.peaks import engine_peak
 from tests.benchmarks.peft_jobs import PeftSequential, collate
-from tests.benchmarks.peft_processes import at_once
+from tests.benchmarks.peft_processes import PeftProcesses, at_once
 from tests.benchmarks.profile import PARTS, part_of
 from tests.benchmarks.rows import Feed, job_data, num_tokens
 from tests.benchmarks.setting import Inputs, Setting, Tokens, parse_rows
@@ -104,10 +104,24 @@ def test_processes_answer_and_tell_their_peak(inputs: Inputs):
     assert peak.peak_bytes >= peak.resident_bytes > 0
 
 
+@pytest.mark.slow
+def test_more_jobs_than_processes_run_in_waves(inputs: Inputs):
+    setting = Setting(inputs=inputs, num_jobs=3, batch_size=1, dtype="fp32")
+    side_by_side = PeftProcesses(setting, 2)
+    try:
+        assert side_by_side.num_waves == 2
+        feed = Feed(setting)
+        assert side_by_side.step(feed.next()) > 0
+        assert side_by_side.step(feed.next()) > 0
+    finally:
+        side_by_side.close()
+
+
 def test_as_many_processes_as_fit_80_percent_of_memory():
-    assert at_once(16, 1000, 10_000) == 8
-    assert at_once(4, 1000, 10_000) == 4
-    assert at_once(4, 1000, 500) == 1
+    assert at_once(16, 1000, empty_bytes=10_000, left_bytes=9_000) == 8
+    assert at_once(16, 1000, empty_bytes=10_000, left_bytes=7_500) == 7
+    assert at_once(4, 1000, empty_bytes=10_000, left_bytes=9_000) == 4
+    assert at_once(4, 1000, empty_bytes=500, left_bytes=500) == 1
 
 
 @pytest.mark.parametrize(

@@ -23,11 +23,11 @@ import torch
 from orchestrator.clusters.host import quiet_libraries
 from tests.benchmarks import spread
 from tests.benchmarks.alternating import alternate
-from tests.benchmarks.contenders import NAMES, RATIOS, opened
+from tests.benchmarks.contenders import NAMES, RATIOS, ForProcesses, opened
 from tests.benchmarks.engine import Packed
 from tests.benchmarks.peaks import engine_peak, peft_peak
 from tests.benchmarks.peft_jobs import OPTIMIZERS
-from tests.benchmarks.peft_processes import PeftProcesses, at_once
+from tests.benchmarks.peft_processes import PeftProcesses
 from tests.benchmarks.process_memory import Peak, available_bytes
 from tests.benchmarks.profile import profile_step
 from tests.benchmarks.rows import Feed, real_inputs
@@ -92,15 +92,21 @@ def measure(
         peaks["peft_sequential"] = peft_peak(setting, optimizer)
     if memory:
         peaks |= {name: engine_peak(name, setting) for name in ("packed", "floor")}
-    num_processes = at_once(setting.num_jobs, peaks["peft_sequential"].peak_bytes, free_bytes) if processes else 0
+    room = (
+        ForProcesses(process_bytes=peaks["peft_sequential"].peak_bytes, empty_bytes=free_bytes) if processes else None
+    )
     feed = Feed(setting)
-    with opened(setting, num_processes=num_processes, optimizer=optimizer) as contenders:
+    with opened(setting, optimizer=optimizer, processes=room) as contenders:
         timings = alternate(list(contenders.values()), feed, repeats)
+        side_by_side = contenders.get("peft_processes")
+        num_processes, num_waves = 0, None
+        if isinstance(side_by_side, PeftProcesses):
+            num_processes, num_waves = side_by_side.num_processes, side_by_side.num_waves
+            # The events of a profile take gigabytes where operations are many.
+            side_by_side.close()
         packed = contenders["packed"]
         assert isinstance(packed, Packed)
-        profile = profile_step(lambda: packed.step(feed.next()), packed.base.vocab_size)
-        side_by_side = contenders.get("peft_processes")
-        num_waves = side_by_side.num_waves if isinstance(side_by_side, PeftProcesses) else None
+        profile = profile_step(lambda: packed.step(feed.next()), packed.base.vocab_size, repeats=1)
 
     measured = timings.seconds.keys()
     result: Result = {
