@@ -47,8 +47,11 @@ test-slow: real-inputs ## the tests that take minutes on two cores
 test-gpu: real-inputs ## the tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu
 
-bench: real-inputs ## packed training against PEFT and against the floor, about 10 minutes
-	GOMP_SPINCOUNT=10000 $(BIN)/python -m tests.benchmarks.throughput
+bench: real-inputs ## packed training against PEFT and the floor, memory, and a busy neighbour; most of an hour
+	$(BIN)/python -m tests.benchmarks.throughput --plot runs/bench/ratios.png
+	$(BIN)/python -m tests.benchmarks.throughput --spread
+	$(BIN)/python -m tests.benchmarks.memory
+	$(BIN)/python -m tests.benchmarks.busy
 
 wheel: $(INSTALLED) ## build a wheel into dist/
 	rm -rf build

@@ -162,7 +162,7 @@ class BaseModel:
         self._lanes = [Lane(self.model, tuple(self.shapes), self.groups)]
         probe = Probe(self._lanes[0], self.vocab_size)
         self.layout = "packed" if probe.can_pack() else "padded"
-        self._plain_head = self._lanes[0].plain_head = probe.has_plain_head(self.lay_out)
+        self.has_plain_head = self._lanes[0].plain_head = probe.has_plain_head(self.lay_out)
 
     @classmethod
     def load(cls, key: BaseKey, device: torch.device | str = "cpu") -> BaseModel:
@@ -204,7 +204,7 @@ class BaseModel:
         """The first `count` lanes through this base; a lane costs a tree of modules and no weights."""
         while len(self._lanes) < count:
             lane = Lane(share_weights(self._bare), tuple(self.shapes), self.groups)
-            lane.plain_head = self._plain_head
+            lane.plain_head = self.has_plain_head
             self._lanes.append(lane)
         return self._lanes[:count]
 

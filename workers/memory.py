@@ -1,27 +1,48 @@
 """Predicted bytes of a base, an adapter and a pack; what fits on a device.
 
-The pack's estimate is an upper bound from the base's shapes: every linear's input and output is kept once for the
-backward, and as much again for what lies between them (norms, activations, attention).
+Before anything has run, a pack's bytes are an upper bound from the base's shapes: every linear's input and output is
+kept once for the backward, and as much again for what lies between them (norms, activations, attention). A worker then
+fits its own figures to what it measures (`memory_fit.py`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
 
 from jobs.spec import JobSpec
-from workers.dataset import JobData
+from workers.dataset import JobData, TokenisedRows
+from workers.loss import chunk_labels
 from workers.targets import LinearShape, Target
 
+PROCESS_BYTES = 600 * 2**20
+"""What a worker's process takes before it holds a weight: Python, torch, transformers, datasets. Measured: 520 MiB."""
+MAX_TOKEN_BUDGET = 4096
+"""Beyond it a pack gains no speed on any device that was measured, and only costs memory."""
+MIN_TOKEN_BUDGET = 128
+
 _BETWEEN_LINEARS = 2.0
+_CHECKPOINTED = 0.35
+"""Share of a pack's activations that is left with gradient checkpointing. Measured on SmolLM2: 0.26."""
 _LOGIT_COPIES = 3
 """Logits, their log-softmax, and their gradient."""
+_CHUNKS = 8
+"""Lanes that may each hold a chunk of logits."""
 _STATES = 4
 """Weights, gradient and AdamW's two moments."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackLoad:
+    """What a pack's memory depends on."""
+
+    tokens: int
+    labels: int
+    squares: int = 0
+    """Σ over rows of length squared: what attention that keeps its scores would hold."""
+    checkpointing: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +54,8 @@ class BaseShape:
     vocab_size: int
     linear_features: int
     """Σ (inputs + outputs) over its linears."""
+    chunked_head: bool = True
+    """False where the model changes its logits after the head, so that all of a pack's are held at once."""
 
     @classmethod
     def of(cls, shapes: Mapping[str, LinearShape], num_parameters: int, itemsize: int, vocab_size: int) -> BaseShape:
@@ -45,10 +68,16 @@ class BaseShape:
         """Bytes of the frozen weights."""
         return self.num_parameters * self.itemsize
 
-    def pack_bytes(self, tokens: int, labels: int) -> int:
+    @property
+    def token_bytes(self) -> int:
+        """Bytes that a token's activations take."""
+        return int(self.linear_features * self.itemsize * _BETWEEN_LINEARS)
+
+    def pack_bytes(self, load: PackLoad) -> int:
         """Bytes that a forward and backward over so many tokens and label tokens keep at their peak."""
-        activations = tokens * self.linear_features * self.itemsize * _BETWEEN_LINEARS
-        logits = labels * self.vocab_size * max(self.itemsize, 4) * _LOGIT_COPIES
+        activations = load.tokens * self.token_bytes * (_CHECKPOINTED if load.checkpointing else 1.0)
+        most = _CHUNKS * chunk_labels(self.vocab_size) if self.chunked_head else load.labels
+        logits = min(load.labels, most) * self.vocab_size * max(self.itemsize, 4) * _LOGIT_COPIES
         return int(activations + logits)
 
 
@@ -65,6 +94,9 @@ class Demand:
     worst_tokens: int
     """Tokens of its largest possible micro-batch."""
     worst_labels: int
+    worst_squares: int = 0
+    """Σ length² of the rows that have most."""
+    checkpointing: bool = False
 
 
 def demand(spec: JobSpec, data: JobData, targets: Mapping[str, Target], itemsize: int = 4) -> Demand:
@@ -72,13 +104,15 @@ def demand(spec: JobSpec, data: JobData, targets: Mapping[str, Target], itemsize
 
     An evaluation keeps no activations for a backward, but its logits are as large; it counts like training.
     """
-    passes = [(data.train, spec.training.per_device_train_batch_size)]
+    passes: list[tuple[TokenisedRows, int]] = [(data.train, spec.training.per_device_train_batch_size)]
     if data.evaluation is not None:
         passes.append((data.evaluation, spec.training.per_device_eval_batch_size))
     return Demand(
         adapter_bytes=adapter_bytes(targets, itemsize),
         worst_tokens=max(_largest(rows.lengths, size) for rows, size in passes),
         worst_labels=max(_largest(rows.label_counts, size) for rows, size in passes),
+        worst_squares=max(_largest(rows.lengths**2, size) for rows, size in passes),
+        checkpointing=spec.training.gradient_checkpointing,
     )
 
 
@@ -87,52 +121,54 @@ def _largest(values: np.ndarray, count: int) -> int:
     return int(np.sort(values)[-count:].sum())
 
 
-def worker_bytes(base: BaseShape, demands: Iterable[Demand], token_budget: int) -> int:
-    """Predicted peak of a worker with these jobs: base, adapters, and one pack as full as packs get."""
+def worker_bytes(
+    base: BaseShape,
+    demands: Iterable[Demand],
+    token_budget: int,
+    pack_bytes: Callable[[PackLoad], int] | None = None,
+) -> int:
+    """Predicted peak of a worker with these jobs: base, adapters, and one pack as full as packs get.
+
+    Args:
+        base: The frozen base.
+        demands: Of its jobs.
+        token_budget: Tokens that a pack of several may hold.
+        pack_bytes: What a pack takes; from the base's shapes alone where `None`.
+    """
     known = list(demands)
     if not known:
         return base.base_bytes
-    together = sum(one.worst_tokens for one in known)
-    tokens = max(min(token_budget, together), max(one.worst_tokens for one in known))
-    share = max(one.worst_labels / one.worst_tokens for one in known)
-    return base.base_bytes + sum(one.adapter_bytes for one in known) + base.pack_bytes(tokens, round(tokens * share))
+    predict = base.pack_bytes if pack_bytes is None else pack_bytes
+    # Packs hold jobs of one kind: the dearest of either is what counts.
+    kinds = [[one for one in known if one.checkpointing is kind] for kind in (False, True)]
+    dearest = max(predict(_worst_pack(kind, token_budget)) for kind in kinds if kind)
+    return base.base_bytes + sum(one.adapter_bytes for one in known) + dearest
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an allocation failed: CUDA has a type for it, torch's CPU allocator only words."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+def _worst_pack(demands: list[Demand], token_budget: int) -> PackLoad:
+    """The fullest pack of these jobs: at most the budget, or one micro-batch that is larger."""
+    together = sum(one.worst_tokens for one in demands)
+    tokens = max(min(token_budget, together), max(one.worst_tokens for one in demands))
+    return PackLoad(
+        tokens=tokens,
+        labels=round(tokens * max(one.worst_labels / one.worst_tokens for one in demands)),
+        squares=round(tokens * max(one.worst_squares / one.worst_tokens for one in demands)),
+        checkpointing=demands[0].checkpointing,
+    )
 
 
-def free_cached_memory(device: torch.device) -> None:
-    """Give back what torch's allocator keeps for reuse, so that an allocation of another size finds room."""
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
+def find_token_budget(base: BaseShape, demands: Iterable[Demand], capacity_bytes: int) -> int:
+    """Tokens that a pack may hold beside a base and its adapters, as a power of two.
+
+    Rounded so that a little more or less free memory gives the same packs, and so the same bits. Where the adapters
+    leave less than half of the room, not all will be there at once, and packs get that half.
+    """
+    room = capacity_bytes - base.base_bytes
+    free = max(room - sum(one.adapter_bytes for one in demands), room // 2)
+    tokens = max(1, free // base.token_bytes)
+    return min(MAX_TOKEN_BUDGET, max(MIN_TOKEN_BUDGET, 2 ** (tokens.bit_length() - 1)))
 
 
-def device_bytes(device: torch.device) -> int:
-    """Bytes that may be used on a device: free memory on a GPU, memory this process may still take on a CPU."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    available = _meminfo_available()
-    limit = _cgroup_headroom()
-    return min(available, limit) if limit is not None else available
-
-
-def _meminfo_available() -> int:
-    for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    raise OSError("/proc/meminfo has no MemAvailable")
-
-
-def _cgroup_headroom() -> int | None:
-    """What a container may still take (cgroup v2), or `None` without a limit."""
-    root = Path("/sys/fs/cgroup")
-    try:
-        limit = (root / "memory.max").read_text(encoding="ascii").strip()
-        used = int((root / "memory.current").read_text(encoding="ascii"))
-    except (OSError, ValueError):
-        return None
-    return None if limit == "max" else max(0, int(limit) - used)
+def without_chunks(base: BaseShape) -> BaseShape:
+    """The shape of a base whose logits cannot be had chunk by chunk."""
+    return replace(base, chunked_head=False)

@@ -9,7 +9,7 @@ from jobs.records import BaseKey
 from jobs.spec import JobSpec
 from workers.base_model import DTYPES, Blueprint, load_tokenizer, read_blueprint
 from workers.dataset import load_job_data, total_steps
-from workers.memory import BaseShape, Demand, demand, worker_bytes
+from workers.memory import PROCESS_BYTES, BaseShape, Demand, demand, worker_bytes
 from workers.targets import resolve
 
 
@@ -27,7 +27,7 @@ class Estimate:
     """Tokens trained on over all steps, expected from the mean row."""
     total_steps: int
     peak_bytes: int
-    """Predicted peak of a worker that runs this job alone, base included."""
+    """Predicted peak of a worker's process that runs this job alone, base included."""
 
 
 class Preflight:
@@ -79,7 +79,7 @@ class Preflight:
                 eval_rows=len(data.evaluation) if data.evaluation is not None else 0,
                 train_tokens=round(steps * rows_a_step * data.train.num_tokens / len(data.train)),
                 total_steps=steps,
-                peak_bytes=worker_bytes(shape, [needs], token_budget),
+                peak_bytes=PROCESS_BYTES + worker_bytes(shape, [needs], token_budget),
             ),
             [],
         )

@@ -35,15 +35,9 @@ from workers.base_model import BaseModel, load_tokenizer
 from workers.batcher import Batcher, Candidate, Kind
 from workers.dataset import JobData, load_job_data
 from workers.job_run import JobRun
-from workers.memory import (
-    BaseShape,
-    Demand,
-    demand,
-    device_bytes,
-    free_cached_memory,
-    is_out_of_memory,
-    worker_bytes,
-)
+from workers.memory import MAX_TOKEN_BUDGET, BaseShape, Demand, PackLoad, demand, without_chunks, worker_bytes
+from workers.memory_fit import MemoryFit
+from workers.memory_meter import PeakMeter, device_bytes, free_cached_memory, is_out_of_memory
 from workers.pack_runner import Member, Outcome, PackRunner, Taken
 from workers.targets import resolve
 
@@ -67,10 +61,12 @@ class WorkerSettings:
 
     staging_dir: Path
     """Finished artifacts are written below it, for the scheduler to publish."""
-    token_budget: int = 4096
+    token_budget: int = MAX_TOKEN_BUDGET
     """Tokens that a pack of several jobs may hold."""
     capacity_bytes: int | None = None
     """Memory the worker may use, base included; measured once the base is loaded if `None`."""
+    num_measured_packs: int = 8
+    """First packs whose peak memory is measured, at the cost of some tenths of a second each; 0 measures none ever."""
     num_lanes: int | None = None
     """Packs that run at one time; on a CPU one for each of torch's threads if `None`, on a GPU one."""
 
@@ -106,6 +102,8 @@ class Worker:
         self._busy_seconds = 0.0
         self._tokens = 0
         self._batcher = Batcher(settings.token_budget)
+        self._meter = PeakMeter(self.device)
+        self._loaded_bytes = 0
 
     @property
     def base(self) -> BaseModel:
@@ -134,6 +132,10 @@ class Worker:
             parameters[0].dtype.itemsize,
             base.vocab_size,
         )
+        if not base.has_plain_head:
+            self._shape = without_chunks(self._shape)
+        self._fit = MemoryFit(self._shape)
+        self._loaded_bytes = self._meter.held_bytes()
         if self.settings.capacity_bytes is None:
             # Free memory is what is left beside the base, which is loaded by now.
             self._capacity_bytes = self._shape.base_bytes + int(0.9 * device_bytes(self.device))
@@ -249,8 +251,11 @@ class Worker:
         return run
 
     def _fits(self, demands: Sequence[Demand]) -> bool:
+        return self._bytes_with(demands) <= self._capacity_bytes
+
+    def _bytes_with(self, demands: Sequence[Demand]) -> int:
         assert self._shape is not None
-        return worker_bytes(self._shape, demands, self.settings.token_budget) <= self._capacity_bytes
+        return worker_bytes(self._shape, demands, self.settings.token_budget, self._fit.bound)
 
     @staticmethod
     def _too_large_to_run(error: Exception) -> JobError:
@@ -263,7 +268,7 @@ class Worker:
 
     def _too_large(self, needs: Demand) -> str:
         assert self._shape is not None
-        predicted = worker_bytes(self._shape, [needs], self.settings.token_budget)
+        predicted = self._bytes_with([needs])
         return (
             f"does not fit on {self.worker_id} even alone: needs about {predicted / 2**30:.2f} GiB "
             f"(base {self._shape.base_bytes / 2**30:.2f}, adapter {needs.adapter_bytes / 2**30:.2f}, a micro-batch of "
@@ -300,13 +305,25 @@ class Worker:
     def _run_pack(self, pack: list[Member], *, on_one_lane: bool = False) -> None:
         """Run a pack; what breaks is run again in smaller parts, to find out whose fault it is."""
         wave = self._runner.arrange(pack, on_one_lane=on_one_lane)
+        load = _load(pack)
+        measured = load is not None and self._is_worth_measuring(load) and self._meter.begin()
         taken, failures = self._runner.run(wave, self._take_in)
+        if measured and load is not None and not failures:
+            adapters = sum(run.demand.adapter_bytes for run in self._runs.values())
+            self._fit.observe(load, self._meter.peak_bytes() - self._loaded_bytes - adapters)
         self._tokens += sum(member.work.batch.num_tokens for member in pack if member.work.kind is Kind.TRAIN)
         for one in sorted(taken, key=lambda one: list(self._runs).index(one.member.run.job_id)):
             self._report(one)
         for failure in failures:
             alone = on_one_lane and len(pack) == 1
             self._run_again([member.run for member in failure.members], failure.error, alone=alone)
+
+    def _is_worth_measuring(self, load: PackLoad) -> bool:
+        """The first packs, and any that is clearly larger than all before."""
+        if self._fit.num_observed(checkpointing=load.checkpointing) < self.settings.num_measured_packs:
+            return True
+        largest = self._fit.largest_observed(checkpointing=load.checkpointing)
+        return self.settings.num_measured_packs > 0 and load.tokens > 1.1 * largest
 
     def _run_again(self, runs: Sequence[JobRun], error: Exception, *, alone: bool) -> None:
         """Out of memory, half of them at a time; else each by itself. On one lane, so that nothing runs beside them."""
@@ -387,3 +404,16 @@ class Worker:
         self._reports.append(
             StateReport(job_id=job_id, state=state, reason=reason, message=message, staged_artifact=staged)
         )
+
+
+def _load(pack: Sequence[Member]) -> PackLoad | None:
+    """What a training pack's memory depends on; an evaluation keeps little and says nothing of training."""
+    if pack[0].work.kind is not Kind.TRAIN:
+        return None
+    lengths = [len(row.ids) for member in pack for row in member.work.batch.rows]
+    return PackLoad(
+        tokens=sum(lengths),
+        labels=sum(member.work.batch.num_labels for member in pack),
+        squares=sum(length**2 for length in lengths),
+        checkpointing=pack[0].run.spec.training.gradient_checkpointing,
+    )

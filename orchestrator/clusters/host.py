@@ -9,7 +9,8 @@ import warnings
 import torch
 
 from orchestrator.placement import Device
-from workers.memory import device_bytes
+from workers.memory import PROCESS_BYTES
+from workers.memory_meter import device_bytes
 
 _USABLE = 0.9
 """Share of free memory that workers may take; the rest is for what the estimates do not see."""
@@ -26,7 +27,7 @@ def host_devices(num_workers: int, *, num_cpus: int | None = None) -> list[Devic
             Device(
                 id=f"cuda-{index}",
                 kind="cuda",
-                memory_bytes=_rounded(torch.cuda.get_device_properties(index).total_memory * _USABLE),
+                memory_bytes=_rounded(torch.cuda.get_device_properties(index).total_memory * _USABLE - PROCESS_BYTES),
                 num_cpus=max(1, cpus // count),
             )
             for index in range(count)
@@ -36,7 +37,7 @@ def host_devices(num_workers: int, *, num_cpus: int | None = None) -> list[Devic
         Device(
             id=f"cpu-{index}",
             kind="cpu",
-            memory_bytes=_rounded(usable / num_workers),
+            memory_bytes=_rounded(usable / num_workers - PROCESS_BYTES),
             num_cpus=max(1, cpus // num_workers),
         )
         for index in range(num_workers)
@@ -58,4 +59,4 @@ def quiet_libraries() -> None:
 
 
 def _rounded(num_bytes: float) -> int:
-    return int(num_bytes // _ROUNDED_TO_BYTES * _ROUNDED_TO_BYTES)
+    return max(0, int(num_bytes // _ROUNDED_TO_BYTES * _ROUNDED_TO_BYTES))

@@ -22,6 +22,7 @@ from tests.models import (
     train,
 )
 from workers.dataset import JobData
+from workers.memory import PackLoad
 
 NUM_JOBS = 32
 TARGETS = (["q_proj", "v_proj"], ["o_proj"], ["gate_proj", "up_proj", "down_proj"], "all-linear")
@@ -110,7 +111,9 @@ def test_a_job_without_room_waits_and_is_admitted_once_there_is_some(tmp_path: P
     admitted = admit(probe, specs)
     demand = admitted.runs["first"].demand
     assert probe._shape is not None
-    room_for_two = probe._shape.base_bytes + 2 * demand.adapter_bytes + probe._shape.pack_bytes(20, 20)
+    room_for_two = (
+        probe._shape.base_bytes + 2 * demand.adapter_bytes + probe._shape.pack_bytes(PackLoad(tokens=20, labels=20))
+    )
     worker = make_worker(tiny_llama(), data, tmp_path / "tight", capacity_bytes=room_for_two)
     trained = admit(worker, specs)
     assert list(trained.runs) == ["first", "second"]

@@ -15,7 +15,8 @@ from transformers import PreTrainedModel
 
 from tests.models import admit, make_data, make_spec, make_worker, tiny_gpt2, tiny_llama
 from workers.adapter import allocate
-from workers.memory import BaseShape, Demand, adapter_bytes, demand, device_bytes, worker_bytes
+from workers.memory import BaseShape, Demand, PackLoad, adapter_bytes, demand, worker_bytes
+from workers.memory_meter import device_bytes
 from workers.targets import linears, resolve
 
 SHAPE = BaseShape(num_parameters=1000, itemsize=2, vocab_size=97, linear_features=640)
@@ -43,7 +44,9 @@ def test_a_larger_budget_never_needs_less(known: list[Demand], budget: int, more
 
 @given(st.integers(1, 10**5), st.integers(0, 10**5), st.integers(1, 10**4), st.integers(0, 10**4))
 def test_more_tokens_or_labels_never_need_less(tokens: int, more: int, labels: int, others: int) -> None:
-    assert SHAPE.pack_bytes(tokens + more, labels + others) >= SHAPE.pack_bytes(tokens, labels) > 0
+    less = PackLoad(tokens=tokens, labels=labels)
+    larger = PackLoad(tokens=tokens + more, labels=labels + others)
+    assert SHAPE.pack_bytes(larger) >= SHAPE.pack_bytes(less) > 0
 
 
 def test_an_idle_worker_needs_its_base_alone() -> None:
@@ -105,7 +108,7 @@ def test_what_a_pack_keeps_lies_below_the_prediction(
     labels = sum(run.demand.worst_labels for run in admitted.runs.values())
     assert tokens == 3 * 4 * 40
     assert worker._shape is not None
-    predicted = worker._shape.pack_bytes(tokens, labels)
+    predicted = worker._shape.pack_bytes(PackLoad(tokens=tokens, labels=labels))
     measured = kept_bytes(worker, weights)
     assert 0.1 * predicted < measured < predicted
 
