@@ -96,6 +96,16 @@ class JobRun:
         """Whether an evaluation pass is under way."""
         return self._eval is not None
 
+    @property
+    def is_between_steps(self) -> bool:
+        """Whether nothing of the next optimizer batch has run."""
+        return self._batch is None or self._batch.done == 0
+
+    @property
+    def evaluated_at(self) -> int:
+        """Step of the last finished evaluation; -1 before the first."""
+        return self._evaluated_at
+
     def next_work(self) -> Work | None:
         """The micro-batch to run next, or `None` when the job has done everything. Asking twice changes nothing."""
         if self._eval is None and self._evaluation_due():
