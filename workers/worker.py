@@ -116,6 +116,9 @@ class Worker:
         self._boundary = threading.Lock()
         """Held while jobs are not between two micro-batches; not while a base is loaded or rows are tokenised."""
         self._preempted = False
+        self.is_preparing = False
+        """While the base is loaded or rows are tokenised, which takes long and can be broken off without loss."""
+        self._last_sign = time.monotonic()
         self._paused: set[str] = set()
 
     @property
@@ -135,7 +138,8 @@ class Worker:
         Raises:
             BaseModelError: It cannot be loaded.
         """
-        base = self._load_base(self.key, self.device)
+        with self._preparing():
+            base = self._load_base(self.key, self.device)
         self._base = base
         self._runner = self._make_runner(base)
         parameters = list(base.model.parameters())
@@ -154,6 +158,20 @@ class Worker:
             self._capacity_bytes = self._shape.base_bytes + int(0.9 * device_bytes(self.device))
         self._saver = JobSaver(self.settings.checkpoints_dir, self.key, base, surroundings(self.device))
         self._started = time.monotonic()
+
+    @property
+    def silent_seconds(self) -> float:
+        """Since the last sign of life, while there is something that could give one: from any thread."""
+        return 0.0 if self.is_preparing or self.is_idle else time.monotonic() - self._last_sign
+
+    @contextmanager
+    def _preparing(self) -> Iterator[None]:
+        self.is_preparing = True
+        try:
+            yield
+        finally:
+            self._last_sign = time.monotonic()
+            self.is_preparing = False
 
     def _make_runner(self, base: BaseModel) -> PackRunner:
         threads = torch.get_num_threads() if self.device.type == "cpu" else 1
@@ -204,7 +222,7 @@ class Worker:
         Returns:
             What happened, in order. Errors of a job end that job and are reported, never raised.
         """
-        began = time.monotonic()
+        began = self._last_sign = time.monotonic()
         self._admit()
         with self._boundary:
             members = self._members() if not self._preempted else []
@@ -213,6 +231,7 @@ class Worker:
                 if self._preempted:
                     break
                 self._run_pack(pack)
+            self._last_sign = time.monotonic()
         self._busy_seconds += time.monotonic() - began
         with self._boundary:
             if not self._preempted:
@@ -320,7 +339,8 @@ class Worker:
             return prepared
         spec = assignment.spec
         targets = resolve(spec.lora, self.base.shapes, other_modules=self.base.module_names)
-        data = self._load_data(spec, self.key)
+        with self._preparing():
+            data = self._load_data(spec, self.key)
         dtype = dtype_for(self.base.dtype)
         needs = demand(spec, data, targets, dtype.itemsize)
         adapter = allocate(targets, dtype=dtype, device=self.device, groups=self.base.groups)
