@@ -31,8 +31,8 @@ class Request:
     """File to which each micro-batch that is trained on appends a line: job, step, number, positions of its rows."""
     die_in: tuple[str, int] | None = None
     """Kill itself with -9 in the n-th call of this function of `os` that is about a checkpoint."""
-    no_room: tuple[int, int] | None = None
-    """Writes of checkpoints and artifacts from the first number to the second find the disk full."""
+    no_room: tuple[str, int, int] | None = None
+    """Writes below this folder of the output directory, from the first number to the second, find the disk full."""
 
 
 class Nursery:
@@ -142,7 +142,7 @@ def _die_in(call: str, number: int) -> None:
     setattr(os, call, counted)
 
 
-def _fill_the_disk(first: int, last: int) -> None:
+def _fill_the_disk(folder: str, first: int, last: int) -> None:
     import errno
 
     original = os.write
@@ -150,7 +150,7 @@ def _fill_the_disk(first: int, last: int) -> None:
 
     def write(descriptor: int, data: Any) -> int:
         path = os.readlink(f"/proc/self/fd/{descriptor}")
-        if "/checkpoints/" in path or "/artifacts/" in path:
+        if f"/{folder}/" in path:
             count[0] += 1
             if first <= count[0] <= last:
                 raise OSError(errno.ENOSPC, "No space left on device")

@@ -8,11 +8,13 @@ import re
 import signal
 import time
 from collections import defaultdict
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from jobs.records import JobState
+from orchestrator.clusters.processes import descendants
 from orchestrator.journal import JournalReader
 from tests.faults.nursery import Nursery, Request
 from workers import artifact
@@ -74,6 +76,15 @@ class Run:
 
     def signal(self, number: int, *, group: bool = False) -> None:
         (os.killpg if group else os.kill)(self.pid, number)
+
+    def worker_pids(self) -> list[int]:
+        """Processes of the Ray workers that the process of now has."""
+        found = []
+        for process in descendants(self.pid):
+            with suppress(OSError):
+                if b"ray::_WorkerActor" in Path(f"/proc/{process.pid}/cmdline").read_bytes():
+                    found.append(process.pid)
+        return found
 
     def wait(self) -> int:
         code = self.nursery.wait(self.pid)

@@ -59,7 +59,7 @@ def test_a_checkpoint_that_rotted_is_quarantined_the_one_before_is_used_and_the_
 def test_on_a_full_disk_a_job_is_held_with_the_reason_and_goes_on_when_there_is_room(
     run: Run, whole: Run, first: int
 ) -> None:
-    told = run.finish(no_room=(first, first + 1))
+    told = run.finish(no_room=("checkpoints", first, first))
     assert "PAUSED (disk_full): no room to write" in told
     assert "free some space or raise the quota" in told
     assert "RUNNING (room)" in told
@@ -69,8 +69,7 @@ def test_on_a_full_disk_a_job_is_held_with_the_reason_and_goes_on_when_there_is_
 
 
 def test_without_room_for_the_adapter_the_job_is_held_at_its_end(run: Run, whole: Run) -> None:
-    writes_a_save = 10
-    told = run.finish(no_room=(10 * writes_a_save - 4, 10 * writes_a_save + 4))
+    told = run.finish(no_room=("artifacts", 1, 1))
     assert "PAUSED (disk_full)" in told
     assert run.adapters() == whole.adapters()
     run.check_history()
