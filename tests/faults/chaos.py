@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import os
 import random
+import re
 import signal
 import sys
 import tempfile
@@ -98,7 +99,7 @@ def chaos(nursery: Nursery, folder: Path, *, seed: int, kills: int, jobs: int, r
 
 
 def lines(run: Run) -> int:
-    return run.told().count(" step ")
+    return len(re.findall(r" step \d+/", run.told()))
 
 
 def strike(run: Run, draw: random.Random) -> str:
