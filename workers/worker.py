@@ -39,6 +39,7 @@ from workers.memory import MAX_TOKEN_BUDGET, BaseShape, Demand, PackLoad, demand
 from workers.memory_fit import MemoryFit
 from workers.memory_meter import PeakMeter, device_bytes, free_cached_memory, is_out_of_memory
 from workers.pack_runner import Member, Outcome, PackRunner, Taken
+from workers.stacks import AdapterStacks
 from workers.targets import resolve
 
 MAX_LANES = 8
@@ -65,6 +66,8 @@ class WorkerSettings:
     """Tokens that a pack of several jobs may hold."""
     capacity_bytes: int | None = None
     """Memory the worker may use, base included; measured once the base is loaded if `None`."""
+    grouped: bool | None = None
+    """Adapters of one layout side by side in stacks, for grouped products; on a GPU, and not on a CPU, if `None`."""
     num_measured_packs: int = 8
     """First packs whose peak memory is measured, at the cost of some tenths of a second each; 0 measures none ever."""
     num_lanes: int | None = None
@@ -125,6 +128,8 @@ class Worker:
         base = self._load_base(self.key, self.device)
         self._base = base
         self._runner = self._make_runner(base)
+        grouped = self.device.type == "cuda" if self.settings.grouped is None else self.settings.grouped
+        self._stacks = AdapterStacks(base.groups, dtype_for(base.dtype), self.device) if grouped else None
         parameters = list(base.model.parameters())
         self._shape = BaseShape.of(
             base.shapes,
@@ -159,10 +164,11 @@ class Worker:
         waiting = [assignment for assignment in self._waiting if assignment.job_id != job_id]
         had = len(waiting) < len(self._waiting) or job_id in self._runs
         self._waiting = deque(waiting)
-        self._runs.pop(job_id, None)
-        if self._base is not None:
+        run = self._runs.pop(job_id, None) or self._prepared.pop(job_id, None)
+        if run is not None:
             self._runner.forget(job_id)
-        self._prepared.pop(job_id, None)
+            if run.adapter.factors.slot is not None:
+                run.adapter.factors.slot.give_back()
         self._first_evals.pop(job_id, None)
         return had
 
@@ -215,8 +221,6 @@ class Worker:
                 if not self._fits([run.demand]):
                     raise JobError("memory", self._too_large(run.demand))
             except Exception as error:
-                self._waiting.popleft()
-                self._prepared.pop(assignment.job_id, None)
                 self._fail(assignment.job_id, error)
                 continue
             if not self._fits([run.demand, *(other.demand for other in self._runs.values())]):
@@ -245,7 +249,9 @@ class Worker:
         data = self._load_data(spec, self.key)
         dtype = dtype_for(self.base.dtype)
         needs = demand(spec, data, targets, dtype.itemsize)
-        adapter = allocate(targets, dtype=dtype, device=self.device, groups=self.base.groups)
+        adapter = self._stacks.allocate(targets) if self._stacks is not None else None
+        if adapter is None:
+            adapter = allocate(targets, dtype=dtype, device=self.device, groups=self.base.groups)
         run = JobRun(job_id=assignment.job_id, spec=spec, data=data, adapter=adapter, demand=needs)
         self._prepared[assignment.job_id] = run
         return run
