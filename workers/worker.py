@@ -38,7 +38,7 @@ from workers.job_run import JobRun
 from workers.memory import MAX_TOKEN_BUDGET, BaseShape, Demand, PackLoad, demand, without_chunks, worker_bytes
 from workers.memory_fit import MemoryFit
 from workers.memory_meter import PeakMeter, device_bytes, free_cached_memory, is_out_of_memory
-from workers.pack_runner import Member, Outcome, PackRunner, Taken
+from workers.pack_runner import Failure, Member, Outcome, PackRunner, Taken
 from workers.stacks import AdapterStacks
 from workers.targets import resolve
 
@@ -322,7 +322,7 @@ class Worker:
             self._report(one)
         for failure in failures:
             alone = on_one_lane and len(pack) == 1
-            self._run_again([member.run for member in failure.members], failure.error, alone=alone)
+            self._run_again(failure, alone=alone)
 
     def _is_worth_measuring(self, load: PackLoad) -> bool:
         """The first packs, and any that is clearly larger than all before."""
@@ -331,21 +331,36 @@ class Worker:
         largest = self._fit.largest_observed(checkpointing=load.checkpointing)
         return self.settings.num_measured_packs > 0 and load.tokens > 1.1 * largest
 
-    def _run_again(self, runs: Sequence[JobRun], error: Exception, *, alone: bool) -> None:
-        """Out of memory, half of them at a time; else each by itself. On one lane, so that nothing runs beside them."""
-        for run in runs:
-            run.rewind()
+    def _run_again(self, failure: Failure, *, alone: bool) -> None:
+        """Out of memory, half of them at a time; else each by itself. On one lane, so that nothing runs beside them.
+
+        What a job had accumulated is thrown away, so it starts its optimizer batch over and runs here until it is past
+        the micro-batch that broke: left to the next round, that one would meet the same pack again.
+        """
+        error, members = failure.error, failure.members
+        for member in members:
+            member.run.rewind()
         if alone:
-            self._fail(runs[0].job_id, self._too_large_to_run(error) if is_out_of_memory(error) else error)
+            run = members[0].run
+            self._fail(run.job_id, self._too_large_to_run(error) if is_out_of_memory(error) else error)
             return
-        parts: list[list[JobRun]] = [[run] for run in runs]
+        parts = [members[index : index + 1] for index in range(len(members))]
         if is_out_of_memory(error):
             free_cached_memory(self.device)
-            middle = len(runs) // 2
-            parts = [list(part) for part in (runs[:middle], runs[middle:]) if part]
+            middle = len(members) // 2
+            parts = [part for part in (members[:middle], members[middle:]) if part]
         for part in parts:
-            members = [Member(run, work) for run in part if (work := run.next_work()) is not None]
-            self._run_pack(members, on_one_lane=True)
+            places = [(member, member.run.step) for member in part]
+            while behind := [found for member, step in places if (found := self._still_behind(member, step))]:
+                self._run_pack(behind, on_one_lane=True)
+
+    def _still_behind(self, broken: Member, step: int) -> Member | None:
+        """What a job is to run next, while that is not beyond the work that broke."""
+        run = broken.run
+        work = run.next_work() if run.job_id in self._runs and run.step == step else None
+        if work is None or work.kind is not broken.work.kind or work.micro_batch > broken.work.micro_batch:
+            return None
+        return Member(run, work)
 
     def _report(self, taken: Taken) -> None:
         run = taken.member.run
