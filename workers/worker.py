@@ -311,7 +311,7 @@ class Worker:
     def _run_pack(self, pack: list[Member], *, on_one_lane: bool = False) -> None:
         """Run a pack; what breaks is run again in smaller parts, to find out whose fault it is."""
         wave = self._runner.arrange(pack, on_one_lane=on_one_lane)
-        load = _load(pack)
+        load = load_of(pack)
         measured = load is not None and self._is_worth_measuring(load) and self._meter.begin()
         taken, failures = self._runner.run(wave, self._take_in)
         if measured and load is not None and not failures:
@@ -427,7 +427,7 @@ class Worker:
         )
 
 
-def _load(pack: Sequence[Member]) -> PackLoad | None:
+def load_of(pack: Sequence[Member]) -> PackLoad | None:
     """What a training pack's memory depends on; an evaluation keeps little and says nothing of training."""
     if pack[0].work.kind is not Kind.TRAIN:
         return None

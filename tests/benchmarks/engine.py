@@ -28,14 +28,16 @@ class Packed:
 
     name = "packed"
 
-    def __init__(self, setting: Setting) -> None:
+    def __init__(self, setting: Setting, *, num_measured_packs: int = 0) -> None:
         specs, data = job_specs(setting), job_data(setting)
         self._staging = tempfile.TemporaryDirectory()
         self.worker = Worker(
             "bench",
             read_blueprint(specs[0].model).key,
-            # Admission is not what is measured here: everything fits, and no pack is slowed to look at its memory.
-            WorkerSettings(staging_dir=Path(self._staging.name), capacity_bytes=2**50, num_measured_packs=0),
+            # Admission is not what is timed here: everything fits, and no pack is slowed to look at its memory.
+            WorkerSettings(
+                staging_dir=Path(self._staging.name), capacity_bytes=2**50, num_measured_packs=num_measured_packs
+            ),
             load_data=lambda spec, key: data[spec.name],
         )
         self.worker.load()
