@@ -2,41 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from jobs.errors import JobError
 from jobs.records import BaseKey
-
-
-@dataclass(frozen=True, kw_only=True)
-class CheckpointRecord:
-    """A checkpoint that is published, whole and durable. Only its row in the journal makes it one to go on from."""
-
-    job_id: str
-    attempt: int
-    """Number of the attempt that wrote it."""
-    step: int
-    """Optimizer steps done."""
-    micro_batch: int
-    """Micro-batches done of the next step's accumulation; 0 between two steps."""
-    folder: str
-    """Name, not path, below the job's folder of checkpoints: an output directory can be moved."""
-    manifest_sha256: str
-    """Hex; through the manifest it vouches for every byte of the checkpoint."""
-    size_bytes: int
-    """Of all files together."""
-
-    def __post_init__(self) -> None:
-        """Refuse a name that could lead out of the job's folder.
-
-        Raises:
-            ValueError: `folder` is not the name of a checkpoint.
-        """
-        if not re.fullmatch(r"step-[0-9A-Za-z.-]+", self.folder):
-            raise ValueError(f"folder is {self.folder!r}, which is not a name that a checkpoint can have")
 
 
 def folder_name(*, step: int, micro_batch: int, attempt: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -14,6 +15,8 @@ class JobState(StrEnum):
     PENDING = "PENDING"
     STARTING = "STARTING"
     RUNNING = "RUNNING"
+    PAUSED = "PAUSED"
+    RECOVERING = "RECOVERING"
     SUCCEEDED = "SUCCEEDED"
     FAILED = "FAILED"
     CANCELLED = "CANCELLED"
@@ -26,15 +29,21 @@ class JobState(StrEnum):
 
 _TERMINAL = frozenset({JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED})
 
+_BACK = (JobState.PENDING, JobState.RECOVERING)
+"""Where a job goes whose attempt has ended and that is to be tried again."""
+
 ALLOWED_TRANSITIONS: dict[JobState, frozenset[JobState]] = {
     JobState.PENDING: frozenset({JobState.STARTING, JobState.FAILED, JobState.CANCELLED}),
-    JobState.STARTING: frozenset({JobState.RUNNING, JobState.FAILED, JobState.CANCELLED}),
-    JobState.RUNNING: frozenset({JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED}),
+    JobState.STARTING: frozenset({JobState.RUNNING, *_BACK, JobState.FAILED, JobState.CANCELLED}),
+    JobState.RUNNING: frozenset({JobState.SUCCEEDED, JobState.PAUSED, *_BACK, JobState.FAILED, JobState.CANCELLED}),
+    JobState.PAUSED: frozenset({JobState.RUNNING, *_BACK, JobState.FAILED, JobState.CANCELLED}),
+    JobState.RECOVERING: frozenset({JobState.PENDING, JobState.FAILED, JobState.CANCELLED}),
     JobState.SUCCEEDED: frozenset(),
     JobState.FAILED: frozenset(),
     JobState.CANCELLED: frozenset(),
 }
-"""The life of a job. STARTING: handed to a worker (loading, tokenising, waiting for room there); RUNNING: admitted."""
+"""The life of a job. STARTING: handed to a worker (loading, tokenising, waiting for room there); RUNNING: admitted;
+PAUSED: held still on its worker until the disk has room; RECOVERING: waiting out the time before another try."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +66,34 @@ class BaseKey:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CheckpointRecord:
+    """A checkpoint that is published, whole and durable. Only its row in the journal makes it one to go on from."""
+
+    job_id: str
+    attempt: int
+    """Number of the attempt that wrote it."""
+    step: int
+    """Optimizer steps done."""
+    micro_batch: int
+    """Micro-batches done of the next step's accumulation; 0 between two steps."""
+    folder: str
+    """Name, not path, below the job's folder of checkpoints: an output directory can be moved."""
+    manifest_sha256: str
+    """Hex; through the manifest it vouches for every byte of the checkpoint."""
+    size_bytes: int
+    """Of all files together."""
+
+    def __post_init__(self) -> None:
+        """Refuse a name that could lead out of the job's folder.
+
+        Raises:
+            ValueError: `folder` is not the name of a checkpoint.
+        """
+        if not re.fullmatch(r"step-[0-9A-Za-z.-]+", self.folder):
+            raise ValueError(f"folder is {self.folder!r}, which is not a name that a checkpoint can have")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Placement:
     """A decision of the placement policy: this job runs on that worker, because."""
 
@@ -71,6 +108,10 @@ class Assignment:
 
     job_id: str
     spec: JobSpec
+    attempt: int = 1
+    """Licence to speak for the job; goes into all that the worker writes and reports of it."""
+    checkpoints: tuple[CheckpointRecord, ...] = ()
+    """Those to go on from, newest first."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,6 +154,12 @@ class Job:
     reason: str = "submitted"
     message: str = "waiting to be placed"
     worker_id: str | None = None
+    attempt: int = 0
+    """Number of the latest attempt; 0 before the first."""
+    num_charged: int = 0
+    """Attempts that ended by an error of the job's own."""
+    checkpoints: tuple[CheckpointRecord, ...] = ()
+    """Those to go on from, newest first."""
     progress: JobProgress = field(default_factory=JobProgress)
     artifact: str | None = None
     """Directory of the published adapter, once there is one."""
@@ -139,6 +186,8 @@ class StepReport:
     """True when the loss or gradient was not finite and the weights were left as they were."""
     logged: bool = True
     """Belongs into the metrics history: the first, the last, and every `logging_steps`-th step."""
+    attempt: int = 1
+    """Who says so; stamped by the worker, as on all reports."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,11 +204,12 @@ class EvalReport:
     rows: int
     label_tokens: int
     seconds: float
+    attempt: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class StateReport:
-    """A job changed state on its worker: admitted (RUNNING), finished (SUCCEEDED), or gave up (FAILED)."""
+    """A job changed state on its worker: admitted (RUNNING), held (PAUSED), finished (SUCCEEDED), gave up (FAILED)."""
 
     job_id: str
     state: JobState
@@ -167,6 +217,7 @@ class StateReport:
     message: str
     staged_artifact: str | None = None
     """With SUCCEEDED: the complete artifact directory, waiting to be published by the scheduler."""
+    attempt: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,6 +226,50 @@ class LogReport:
 
     job_id: str
     message: str
+    attempt: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointReport:
+    """A checkpoint was published. It counts once the scheduler has entered it into the journal."""
+
+    record: CheckpointRecord
+
+    @property
+    def job_id(self) -> str:
+        """Whose."""
+        return self.record.job_id
+
+    @property
+    def attempt(self) -> int:
+        """Of the attempt that wrote it."""
+        return self.record.attempt
+
+
+@dataclass(frozen=True, kw_only=True)
+class BadCheckpoint:
+    """A checkpoint that could not be used, and what was wrong with it."""
+
+    record: CheckpointRecord
+    problem: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResumeReport:
+    """What an attempt that was not a job's first goes on from; comes before its RUNNING."""
+
+    job_id: str
+    record: CheckpointRecord | None
+    """`None` where no checkpoint was good: the job starts over."""
+    progress: JobProgress
+    """As it was there."""
+    evaluated_at: int
+    """Step of the last evaluation that was finished there; -1 for none."""
+    quarantined: tuple[BadCheckpoint, ...] = ()
+    """Newer ones that were tried first."""
+    differences: tuple[str, ...] = ()
+    """What is not as it was then, for which bits may differ from an uninterrupted run's."""
+    attempt: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,5 +292,5 @@ class WorkerStatus:
     """Last line of the traceback that ended the worker, if one did."""
 
 
-Report = StepReport | EvalReport | StateReport | LogReport
+Report = StepReport | EvalReport | StateReport | LogReport | CheckpointReport | ResumeReport
 """Everything that a worker tells the scheduler about a job."""

@@ -30,10 +30,6 @@ def _is_true(value: object) -> bool:
     return value is True
 
 
-def _is_given(_value: object) -> bool:
-    return True
-
-
 def _is_not(*inert: object) -> Callable[[object], bool]:
     return lambda value: value not in inert
 
@@ -54,8 +50,6 @@ UNSUPPORTED: tuple[Unsupported, ...] = (
     Unsupported(field="eval_datasets[].weight", asks=_is_set, instead="leave it out; every row counts the same"),
     Unsupported(field="training.neftune_noise_alpha", asks=_is_set, instead="leave it out"),
     Unsupported(field="training.label_smoothing_factor", asks=_is_not(None, 0), instead="leave it out"),
-    Unsupported(field="training.save_steps", asks=_is_given, instead="leave it out; the final adapter is saved"),
-    Unsupported(field="training.save_total_limit", asks=_is_given, instead="leave it out; the final adapter is saved"),
     Unsupported(field="training.load_best_model_at_end", asks=_is_true, instead="leave it out; the last step is kept"),
     Unsupported(field="training.early_stopping_patience", asks=_is_set, instead="leave it out; set max_steps"),
     Unsupported(field="training.metric_for_best_model", asks=_is_not("eval_loss"), instead="leave it out"),
@@ -63,7 +57,6 @@ UNSUPPORTED: tuple[Unsupported, ...] = (
     Unsupported(field="training.max_skipped_rows", asks=_is_not(None, 0), instead="mend or remove unreadable rows"),
     Unsupported(field="scheduling.queue", asks=_is_not("default"), instead="leave it out; there is one queue"),
     Unsupported(field="scheduling.max_execution_time", asks=_is_set, instead="leave it out; set training.max_steps"),
-    Unsupported(field="job_recovery.max_restarts_on_errors", asks=_is_not(0), instead="leave it out or write 0"),
     Unsupported(field="output.uri", asks=_is_set, instead="leave it out; the output directory of the run is used"),
     Unsupported(field="output.push_to_hub", asks=_is_true, instead="upload the finished adapter yourself"),
     Unsupported(field="output.hub_model_id", asks=_is_set, instead="leave it out"),

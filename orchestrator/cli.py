@@ -18,7 +18,9 @@ from rich.table import Table
 from rich.text import Text
 
 from jobs.errors import LoraloomError, Problem, SpecError
+from orchestrator.interruption import GRACE_SECONDS, Interrupted
 from orchestrator.openmp import spin_briefly
+from orchestrator.retries import LEASE_SECONDS
 
 EXIT_FAILED = 1
 EXIT_INVALID = 2
@@ -41,10 +43,6 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on s
 TokenBudget = Annotated[int, typer.Option(min=1, help="Tokens that a pack of several jobs may hold.")]
 
 
-class _Terminated(BaseException):
-    """SIGTERM arrived."""
-
-
 def main() -> None:
     """Entry point of the console script."""
     signal.signal(signal.SIGTERM, _raise_terminated)
@@ -56,11 +54,12 @@ def main() -> None:
             raise KeyboardInterrupt
         sys.exit(code)
     except (KeyboardInterrupt, typer.Abort):
-        _stderr().print("interrupted: jobs that had not finished are not kept", style="yellow")
+        _tell_interrupted("interrupted", "")
         sys.exit(EXIT_INTERRUPTED)
-    except _Terminated:
-        _stderr().print("terminated: jobs that had not finished are not kept", style="yellow")
-        sys.exit(EXIT_TERMINATED)
+    except Interrupted as interrupted:
+        is_terminated = interrupted.number == signal.SIGTERM
+        _tell_interrupted("terminated" if is_terminated else "interrupted", interrupted.told)
+        sys.exit(EXIT_TERMINATED if is_terminated else EXIT_INTERRUPTED)
     except SpecError as error:
         _print_problems(error.problems)
         sys.exit(EXIT_INVALID)
@@ -167,6 +166,12 @@ def run(
     ] = None,
     in_process: Annotated[bool, typer.Option("--in-process", help="Without Ray, in this process.")] = False,
     token_budget: TokenBudget = 4096,
+    grace: Annotated[
+        float, typer.Option(min=0, help="Seconds to save all jobs in after Ctrl-C or SIGTERM.")
+    ] = GRACE_SECONDS,
+    lease: Annotated[
+        float, typer.Option(min=1, help="Seconds without a sign of life after which a worker is replaced.")
+    ] = LEASE_SECONDS,
     as_json: AsJson = False,
 ) -> None:
     """Train all jobs of the spec files to their ends, then exit: 0 if all succeeded, 1 if one failed."""
@@ -186,6 +191,8 @@ def run(
         ray_address=ray_address,
         workers=workers,
         in_process=in_process,
+        grace_seconds=grace,
+        lease_seconds=lease,
         token_budget=token_budget,
     )
     if ray_address and in_process:
@@ -233,7 +240,12 @@ def _print_problems(problems: tuple[Problem, ...]) -> None:
 
 
 def _raise_terminated(_signal: int, _frame: FrameType | None) -> NoReturn:
-    raise _Terminated
+    raise Interrupted(signal.SIGTERM)
+
+
+def _tell_interrupted(how: str, told: str) -> None:
+    message = f"{how}: {f'{told}; ' if told else ''}run the same command again to go on from there"
+    _stderr().print(Text(message, style="yellow"), soft_wrap=True)
 
 
 if __name__ == "__main__":

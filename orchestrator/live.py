@@ -12,7 +12,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from jobs.records import EvalReport, Event, Job, JobState, StepReport
+from jobs.records import EvalReport, Event, Job, JobProgress, JobState, ResumeReport, StepReport
 from orchestrator.scheduler import Scheduler
 from orchestrator.summary import figure
 
@@ -20,10 +20,26 @@ _STYLES = {
     JobState.PENDING: "dim",
     JobState.STARTING: "cyan",
     JobState.RUNNING: "bold cyan",
+    JobState.PAUSED: "bold yellow",
+    JobState.RECOVERING: "yellow",
     JobState.SUCCEEDED: "green",
     JobState.FAILED: "bold red",
     JobState.CANCELLED: "yellow",
 }
+
+
+_TOLD_AT_ONCE = (JobState.FAILED, JobState.PAUSED, JobState.RECOVERING)
+_BEGINNING = JobProgress()
+
+
+def resumption(report: ResumeReport) -> str:
+    """What a job goes on from, for people."""
+    if report.record is None:
+        return "starts over: it has no checkpoint to go on from"
+    progress = report.progress
+    differing = "; ".join(report.differences)
+    bits = f" (bits may differ from those of an uninterrupted run: {differing})" if differing else ""
+    return f"resumed at step {progress.step} of {progress.total_steps}{bits}"
 
 
 class PlainLines:
@@ -47,6 +63,10 @@ class PlainLines:
         """Loss and exact match."""
         self._print(job, f"step {report.step} eval loss {report.loss:.4f} exact match {report.exact_match:.1%}")
 
+    def on_resume(self, job: Job, report: ResumeReport) -> None:
+        """Where it goes on, and whether bits may differ."""
+        self._print(job, resumption(report))
+
     def on_log(self, job: Job, message: str) -> None:
         """The log file has it."""
 
@@ -64,6 +84,7 @@ class LiveTable:
         self._running_since: dict[str, float] = {}
         self._ended_at: dict[str, float] = {}
         self._first_eval: dict[str, float] = {}
+        self._resumed_at: dict[str, JobProgress] = {}
         self._live = Live(console=console, auto_refresh=False, transient=True)
 
     def __enter__(self) -> LiveTable:
@@ -74,13 +95,14 @@ class LiveTable:
         self._live.stop()
 
     def on_event(self, job: Job, event: Event) -> None:
-        """Remember when it ran; say at once when it failed."""
+        """Remember when it ran; say at once what its owner should know."""
         if event.state is JobState.RUNNING:
             self._running_since[job.id] = self._now()
         elif event.state.is_terminal:
             self._ended_at[job.id] = self._now()
-        if event.state is JobState.FAILED:
-            self._console.print(Text(f"{job.spec.name} FAILED ({event.reason}): {event.message}", style="red"))
+        if event.state in _TOLD_AT_ONCE or event.reason == "checkpoint_quarantined":
+            style = "red" if event.state is JobState.FAILED else "yellow"
+            self._console.print(Text(f"{job.spec.name} {event.state} ({event.reason}): {event.message}", style=style))
 
     def on_step(self, job: Job, report: StepReport) -> None:
         """The next refresh shows it."""
@@ -88,6 +110,11 @@ class LiveTable:
     def on_evaluation(self, job: Job, report: EvalReport) -> None:
         """The loss before training stays in view."""
         self._first_eval.setdefault(job.id, report.loss)
+
+    def on_resume(self, job: Job, report: ResumeReport) -> None:
+        """Rates are counted from there."""
+        self._resumed_at[job.id] = report.progress
+        self._console.print(Text(f"{job.spec.name} {resumption(report)}", style="dim"))
 
     def on_log(self, job: Job, message: str) -> None:
         """The log file has it."""
@@ -167,9 +194,10 @@ class LiveTable:
 
     def _left(self, job: Job) -> str:
         elapsed, progress = self._elapsed(job), job.progress
-        if job.state.is_terminal or not elapsed or not progress.step or not progress.total_steps:
+        steps = progress.step - self._resumed_at.get(job.id, _BEGINNING).step
+        if job.state.is_terminal or not elapsed or steps <= 0 or not progress.total_steps:
             return ""
-        seconds = round(elapsed / progress.step * (progress.total_steps - progress.step))
+        seconds = round(elapsed / steps * (progress.total_steps - progress.step))
         return (
             f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02}"
             if seconds >= 3600
@@ -178,7 +206,8 @@ class LiveTable:
 
     def _rate(self, job: Job) -> str:
         elapsed = self._elapsed(job)
-        return f"{job.progress.tokens / elapsed:,.0f}" if elapsed and job.progress.tokens else ""
+        tokens = job.progress.tokens - self._resumed_at.get(job.id, _BEGINNING).tokens
+        return f"{tokens / elapsed:,.0f}" if elapsed and tokens > 0 else ""
 
     def _evaluations(self, job: Job) -> str:
         now, first = job.progress.eval_loss, self._first_eval.get(job.id)

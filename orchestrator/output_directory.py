@@ -2,49 +2,53 @@
 
 artifacts/<job>/        published adapters
 artifacts/.staging/     adapters being written; never looked at by anybody else
+checkpoints/<job>/      what jobs go on from, and quarantine/ for what they cannot
 logs/<job>.log          what happened to a job, a line each
 metrics/<job>.jsonl     an object per logged step and per evaluation
+journal.db              the truth about jobs, attempts and checkpoints
 loss.png                the run's loss curves
 """
 
 from __future__ import annotations
 
-import fcntl
+import errno
 import json
 import math
-import os
+import secrets
 import shutil
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from jobs.errors import LoraloomError
-from jobs.records import EvalReport, Event, Job, StepReport
+from jobs.records import EvalReport, Event, Job, ResumeReport, StepReport
 from workers import artifact
+from workers.publishing import fsync
+
+_STAGING = ".staging"
 
 
 class OutputDirectory:
-    """Writes a run's files. A scheduler's listener; holds the directory's lock while it is open."""
+    """Writes a run's files, all but the journal. A listener of what happens to jobs."""
 
     def __init__(self, root: Path) -> None:
-        """Create what is missing and lock the directory.
+        """Use a directory whose journal this process holds.
 
         Raises:
-            LoraloomError: It cannot be written, or another run is using it.
+            LoraloomError: It cannot be written.
         """
         self.root = root.resolve()
         try:
-            for folder in (self.artifacts, self.logs, self.metrics):
+            for folder in (self.artifacts, self.checkpoints, self.logs, self.metrics):
                 folder.mkdir(parents=True, exist_ok=True)
-            self._lock = (self.root / ".lock").open("w")
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise LoraloomError(f"another run is using {self.root}; name another with --output-dir") from None
         except OSError as error:
             raise LoraloomError(f"the output directory {self.root} cannot be used: {error.strerror}") from error
-        shutil.rmtree(self.staging, ignore_errors=True)
-        self._streams: dict[Path, TextIO] = {}
+        shutil.rmtree(self.artifacts / _STAGING, ignore_errors=True)
+        # A name of its own: a worker of a run that was killed may still be writing.
+        self.staging = self.artifacts / _STAGING / secrets.token_hex(4)
+        """Folder in which workers write adapters; on the same file system, so that publishing is a rename."""
+        self._unwritten: dict[Path, bytes] = {}
 
     @property
     def artifacts(self) -> Path:
@@ -52,9 +56,9 @@ class OutputDirectory:
         return self.root / "artifacts"
 
     @property
-    def staging(self) -> Path:
-        """Folder in which workers write adapters; on the same file system, so that publishing is a rename."""
-        return self.artifacts / ".staging"
+    def checkpoints(self) -> Path:
+        """Folder of checkpoints, a folder a job id."""
+        return self.root / "checkpoints"
 
     @property
     def logs(self) -> Path:
@@ -76,7 +80,7 @@ class OutputDirectory:
         return artifact.verify(folder) if folder.exists() else None
 
     def begin(self, job: Job) -> None:
-        """Start a job's files over: what an interrupted attempt left would not fit to the new one's."""
+        """Start a new job's files: what another one of its name left would not fit to them."""
         for path in (self.logs / f"{job.spec.name}.log", self.metrics / f"{job.spec.name}.jsonl"):
             path.unlink(missing_ok=True)
 
@@ -90,16 +94,26 @@ class OutputDirectory:
         artifact.verify(Path(staged))
         target = self.artifacts / job.spec.name
         Path(staged).rename(target)
-        descriptor = os.open(self.artifacts, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        fsync(self.artifacts)
         return str(target)
 
     def on_event(self, job: Job, event: Event) -> None:
         """A line in the job's log."""
         self._log(job, f"{event.state} ({event.reason}): {event.message}", at=event.time_unix_seconds)
+
+    def on_resume(self, job: Job, report: ResumeReport) -> None:
+        """Cut the metrics after the step that the job goes on from, so that each logged step stands there once."""
+        for difference in report.differences:
+            self._log(job, f"bits may differ from those of an uninterrupted run: {difference}")
+        path = self.metrics / f"{job.spec.name}.jsonl"
+        kept = [line for line in _lines(path) if _happened(line, report)]
+        self._unwritten.pop(path, None)
+        if kept:
+            temporary = path.with_suffix(".tmp")
+            temporary.write_text("".join(kept), encoding="utf-8")
+            temporary.replace(path)
+        else:
+            path.unlink(missing_ok=True)
 
     def on_log(self, job: Job, message: str) -> None:
         """A line in the job's log."""
@@ -151,12 +165,8 @@ class OutputDirectory:
         )
 
     def close(self) -> None:
-        """Flush everything and let the directory go."""
-        for stream in self._streams.values():
-            stream.close()
-        self._streams.clear()
-        shutil.rmtree(self.staging, ignore_errors=True)
-        self._lock.close()
+        """Leave nothing half written."""
+        shutil.rmtree(self.artifacts / _STAGING, ignore_errors=True)
 
     def _log(self, job: Job, message: str, at: float | None = None) -> None:
         moment = datetime.fromtimestamp(at, UTC) if at is not None else datetime.now(UTC)
@@ -167,11 +177,32 @@ class OutputDirectory:
         self._append(self.metrics / f"{job.spec.name}.jsonl", json_line(values))
 
     def _append(self, path: Path, text: str) -> None:
-        stream = self._streams.get(path)
-        if stream is None:
-            stream = self._streams[path] = path.open("a", encoding="utf-8")
-        stream.write(text)
-        stream.flush()
+        """On a full disk lines wait in memory for the next call: a log must not end what it is about."""
+        content = self._unwritten.pop(path, b"") + text.encode()
+        try:
+            with path.open("ab", buffering=0) as stream:
+                while content:
+                    content = content[stream.write(content) :]
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            self._unwritten[path] = content
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8").splitlines(keepends=True)
+    except FileNotFoundError:
+        return []
+
+
+def _happened(line: str, report: ResumeReport) -> bool:
+    """Whether a line of the metrics is of what the checkpoint has seen. A torn one, of a killed run, is not."""
+    try:
+        values = json.loads(line)
+    except ValueError:
+        return False
+    return values["step"] <= (report.evaluated_at if "eval_loss" in values else report.progress.step)
 
 
 def json_line(values: Mapping[str, object]) -> str:

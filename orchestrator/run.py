@@ -3,29 +3,38 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 from rich.console import Console
 from rich.text import Text
 
-from jobs.errors import Problem, SpecError
+from jobs.errors import LoraloomError, Problem, SpecError
 from jobs.loading import LoadedSpec, load_files, locate
-from jobs.records import Job, JobProgress, JobState
+from jobs.records import Job
 from orchestrator.clusters import Cluster
 from orchestrator.clusters.host import host_devices
+from orchestrator.interruption import GRACE_SECONDS, Interrupted, Interruption
+from orchestrator.journal import Journal, Submission
 from orchestrator.live import LiveTable, PlainLines
+from orchestrator.lives import Lives
 from orchestrator.output_directory import OutputDirectory
 from orchestrator.plots import plot_losses
-from orchestrator.scheduler import Listener, Scheduler
+from orchestrator.recovery import end_open_attempts, take_up
+from orchestrator.retries import LEASE_SECONDS
+from orchestrator.scheduler import Scheduler
 from orchestrator.summary import RunSummary, summarise
 from workers.preflight import Estimate, Preflight
 from workers.worker import WorkerSettings
 
 _TICK_SECONDS = 0.25
+_MOST_NAMED = 8
+"""Jobs named in a message of one line."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,10 +49,14 @@ class RunOptions:
     """CPU workers; one for each base where `None`."""
     in_process: bool = False
     token_budget: int = 4096
+    grace_seconds: float = GRACE_SECONDS
+    """For saving all jobs after SIGINT or SIGTERM."""
+    lease_seconds: float = LEASE_SECONDS
+    """A Ray worker that gives no sign of life for so long is replaced."""
 
 
 def run(options: RunOptions, console: Console) -> RunSummary:
-    """Check, place, train, publish.
+    """Check, place, train, publish; of what an earlier run has begun here, the rest.
 
     Args:
         options: What to run and where.
@@ -52,25 +65,40 @@ def run(options: RunOptions, console: Console) -> RunSummary:
     Raises:
         SpecError: Something is wrong with the specs or with what they point to; nothing was started.
         LoraloomError: The output directory or Ray cannot be used.
+        Interrupted: By a signal; what had not finished is saved, and goes on when the same is run again.
     """
     began = time.monotonic()
     loaded = load_files(options.specs, options.overrides)
     with ExitStack() as stack:
+        journal = stack.enter_context(Journal(_made(options.output_dir) / "journal.db"))
         files = OutputDirectory(options.output_dir)
         stack.callback(files.close)
-        jobs, finished = _split_finished(loaded, files)
-        fresh = [one for one in loaded if one.spec.name not in finished]
-        estimates = check(fresh, token_budget=options.token_budget, console=console)
-        for job in jobs:
-            if not job.state.is_terminal:
-                files.begin(job)
-        workers = _train(jobs, estimates, files, options, console) if fresh else None
+        end_open_attempts(journal, files, at=time.time())
+        taken_up = take_up(loaded, journal, files, at=time.time())
+        jobs = taken_up.jobs
+        unfinished = {job.spec.name: job for job in jobs if not job.state.is_terminal}
+        to_train = [one for one in loaded if one.spec.name in unfinished]
+        by_name = check(to_train, token_budget=options.token_budget, console=console)
+        new = [job for job in jobs if job.id in taken_up.new]
+        journal.submit([Submission(job_id=job.id, spec=job.spec) for job in new], at=time.time())
+        for job in new:
+            files.begin(job)
+        estimates = {unfinished[name].id: estimate for name, estimate in by_name.items()}
+        workers = _train(jobs, estimates, journal, files, options, console) if unfinished else None
         try:
             plot_losses(files.metrics, [job.spec.name for job in jobs], files.root / "loss.png")
         except Exception as error:  # the jobs have ended as they have; a picture must not change how that is told
             console.print(Text(f"the loss curves could not be drawn: {error}", style="yellow"))
         statuses = [record.status for record in workers.workers.values() if record.status] if workers else []
         return summarise(jobs, statuses, time.monotonic() - began)
+
+
+def _made(folder: Path) -> Path:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise LoraloomError(f"the output directory {folder} cannot be used: {error.strerror}") from error
+    return folder
 
 
 def check(loaded: Sequence[LoadedSpec], *, token_budget: int, console: Console) -> dict[str, Estimate]:
@@ -97,82 +125,68 @@ def check(loaded: Sequence[LoadedSpec], *, token_budget: int, console: Console) 
     return estimates
 
 
-def _split_finished(loaded: Sequence[LoadedSpec], files: OutputDirectory) -> tuple[list[Job], set[str]]:
-    """Jobs for all specs; those whose adapter is there already, from the same spec, start as SUCCEEDED."""
-    jobs, finished, problems = [], set(), []
-    for one in loaded:
-        job = Job(id=one.spec.name, spec=one.spec)
-        jobs.append(job)
-        folder = files.artifacts / one.spec.name
-        try:
-            manifest = files.finished(one.spec.name)
-        except ValueError as error:
-            problems.append(
-                locate(Problem(message=f"{error}; move {folder} away to train the job again", field="name"), one)
-            )
-            continue
-        if manifest is None:
-            continue
-        if manifest["spec_sha256"] != one.spec.spec_sha256():
-            changed = _changed(manifest["spec"], one.spec.model_dump(mode="json"))
-            message = (
-                f"{folder} holds an adapter trained from another spec ({'; '.join(changed) or 'order of patterns'}); "
-                "rename the job, name another --output-dir, or move the folder away"
-            )
-            problems.append(locate(Problem(message=message, field="name", value=one.spec.name), one))
-            continue
-        metrics = manifest["metrics"]
-        job.state, job.reason = JobState.SUCCEEDED, "finished_before"
-        job.message, job.artifact = "finished in an earlier run", str(folder)
-        job.progress = JobProgress(
-            step=metrics.get("step", 0),
-            total_steps=metrics.get("step", 0),
-            train_loss=metrics.get("train_loss"),
-            eval_loss=metrics.get("eval_loss"),
-            eval_exact_match=metrics.get("eval_exact_match"),
-        )
-        finished.add(one.spec.name)
-    if problems:
-        raise SpecError(problems)
-    return jobs, finished
-
-
-def _changed(before: object, after: object, path: str = "") -> list[str]:
-    """Dotted fields that differ, with both values."""
-    if isinstance(before, dict) and isinstance(after, dict):
-        keys = dict.fromkeys([*before, *after])
-        return [
-            line
-            for key in keys
-            for line in _changed(before.get(key), after.get(key), f"{path}.{key}" if path else str(key))
-        ]
-    return [] if before == after else [f"{path}: {before!r} then, {after!r} now"]
-
-
 def _train(
     jobs: Sequence[Job],
     estimates: dict[str, Estimate],
+    journal: Journal,
     files: OutputDirectory,
     options: RunOptions,
     console: Console,
 ) -> Scheduler:
-    settings = WorkerSettings(staging_dir=files.staging, token_budget=options.token_budget)
+    settings = WorkerSettings(
+        staging_dir=files.staging, checkpoints_dir=files.checkpoints, token_budget=options.token_budget
+    )
     view: LiveTable | PlainLines = LiveTable(console) if console.is_terminal else PlainLines(console)
-    listeners: list[Listener] = [files, view]
     with ExitStack() as stack:
+        interruption = stack.enter_context(Interruption(grace_seconds=options.grace_seconds))
+        lives = Lives(
+            journal,
+            files.checkpoints,
+            [files, view],
+            warn=lambda message: console.print(Text(message, style="yellow"), soft_wrap=True),
+        )
         waiting = console.status("starting workers") if console.is_terminal else nullcontext()
         with waiting:
             cluster = _cluster(options, num_bases=len({estimate.base for estimate in estimates.values()}))
         stack.callback(cluster.shutdown)
-        scheduler = Scheduler(jobs, estimates, cluster, settings, listeners, publish=files.publish)
+        scheduler = Scheduler(jobs, estimates, cluster, settings, lives, publish=files.publish)
         refresh: Callable[[], None] = lambda: None  # noqa: E731
         if isinstance(view, LiveTable):
             stack.enter_context(view)
             refresh = lambda: view.refresh(scheduler)  # noqa: E731
-        while not scheduler.is_done:
-            scheduler.tick(_TICK_SECONDS)
-            refresh()
+        interruption.breaks_off = lambda: cluster.is_interruptible
+        try:
+            while not scheduler.is_done and interruption.requested is None:
+                scheduler.tick(_TICK_SECONDS)
+                refresh()
+        except Interrupted:
+            if interruption.is_urgent:
+                raise
+        if interruption.requested is not None and not scheduler.is_done:
+            _interrupt(scheduler, interruption)
         return scheduler
+
+
+def _interrupt(scheduler: Scheduler, interruption: Interruption) -> NoReturn:
+    """Save what there is to save, and end."""
+    assert interruption.requested is not None
+    interruption.breaks_off = lambda: False
+    name = signal.Signals(interruption.requested).name
+    scheduler.preempt(interruption.grace_seconds, f"the run was interrupted ({name})")
+    raise Interrupted(interruption.requested, _where_jobs_stand(list(scheduler.jobs.values())))
+
+
+def _where_jobs_stand(jobs: Sequence[Job]) -> str:
+    going_on = [job for job in jobs if not job.state.is_terminal]
+    saved = [f"{job.spec.name} at step {job.checkpoints[0].step}" for job in going_on if job.checkpoints]
+    shown = saved if len(saved) <= _MOST_NAMED else [*saved[:_MOST_NAMED], f"{len(saved) - _MOST_NAMED} more"]
+    rest = len(going_on) - len(saved)
+    return "; ".join(
+        [
+            *([f"saved: {', '.join(shown)}"] if saved else []),
+            *([f"{rest} {'job starts' if rest == 1 else 'jobs start'} from the beginning"] if rest else []),
+        ]
+    )
 
 
 def _cluster(options: RunOptions, num_bases: int) -> Cluster:
@@ -183,4 +197,4 @@ def _cluster(options: RunOptions, num_bases: int) -> Cluster:
         return InProcessCluster(host_devices(num_workers))
     from orchestrator.clusters.ray_cluster import RayCluster
 
-    return RayCluster(num_workers=num_workers, address=options.ray_address)
+    return RayCluster(num_workers=num_workers, address=options.ray_address, lease_seconds=options.lease_seconds)

@@ -1,7 +1,7 @@
 """The scheduler: one loop, the sole owner of job state.
 
 `tick()` decides (the placement policy), executes, and observes (what did workers report). Everything that changes about
-a job changes here and is told to the listeners.
+a job changes here, through `Lives`: in the journal first.
 """
 
 from __future__ import annotations
@@ -9,45 +9,30 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 from jobs.records import (
-    ALLOWED_TRANSITIONS,
     Assignment,
     BaseKey,
+    CheckpointReport,
     EvalReport,
-    Event,
     Job,
     JobState,
     LogReport,
+    Report,
+    ResumeReport,
     StateReport,
     StepReport,
     WorkerStatus,
 )
-from orchestrator.clusters import Cluster, Observation
+from orchestrator import retries
+from orchestrator.clusters import Cluster, End, Observation, WorkerEnd
+from orchestrator.lives import Lives
 from orchestrator.placement import NewWorker, RunningWorker, Snapshot, WaitingJob, decide
 from workers.preflight import Estimate
 from workers.worker import WorkerSettings
 
-
-class Listener(Protocol):
-    """Who wants to know: the files on disk and the table on the screen."""
-
-    def on_event(self, job: Job, event: Event) -> None:
-        """A job changed state."""
-        ...
-
-    def on_step(self, job: Job, report: StepReport) -> None:
-        """A job took an optimizer step."""
-        ...
-
-    def on_evaluation(self, job: Job, report: EvalReport) -> None:
-        """A job was evaluated."""
-        ...
-
-    def on_log(self, job: Job, message: str) -> None:
-        """Something that a job's owner should know."""
-        ...
+_WITH_A_WORKER = frozenset({JobState.STARTING, JobState.RUNNING, JobState.PAUSED})
+"""States in which an attempt is open, and its worker is heard."""
 
 
 @dataclass
@@ -55,7 +40,6 @@ class WorkerRecord:
     """A worker that was started."""
 
     worker: NewWorker
-    job_ids: list[str]
     status: WorkerStatus | None = None
     ended: str | None = None
     """Why it is no more: `None` while it lives."""
@@ -70,21 +54,21 @@ class Scheduler:
         estimates: Mapping[str, Estimate],
         cluster: Cluster,
         settings: WorkerSettings,
-        listeners: Sequence[Listener],
+        lives: Lives,
         *,
         publish: Callable[[Job, str], str],
-        now: Callable[[], float] = time.time,
+        now: Callable[[], float] = time.monotonic,
     ) -> None:
         """Take over jobs that are PENDING.
 
         Args:
-            jobs: In order of submission.
+            jobs: In order of submission; all are in the journal.
             estimates: By job id, from preflight.
             cluster: Where workers live; the caller shuts it down.
             settings: For every worker; its memory is set to that of its device.
-            listeners: Told of every change.
+            lives: Writes down and tells what happens to jobs.
             publish: Makes a staged artifact of a job visible and returns its final path.
-            now: Seconds since the epoch, for events.
+            now: Seconds of a clock that never goes back, for delays.
         """
         self.jobs = {job.id: job for job in jobs}
         self.workers: dict[str, WorkerRecord] = {}
@@ -92,10 +76,13 @@ class Scheduler:
         self._estimates = estimates
         self._cluster = cluster
         self._settings = settings
-        self._listeners = list(listeners)
+        self._lives = lives
         self._publish = publish
         self._now = now
-        self._num_events = 0
+        self._not_before: dict[str, float] = {}
+        """When RECOVERING jobs may be placed again."""
+        self._num_fruitless: dict[str, int] = {}
+        """Workers that a job has lost in a row without taking a step."""
 
     @property
     def is_done(self) -> bool:
@@ -104,12 +91,33 @@ class Scheduler:
 
     def tick(self, timeout_seconds: float = 0.0) -> None:
         """One turn. Waits for news at most `timeout_seconds`."""
+        self._recover()
         self._place()
         for observation in self._cluster.poll(timeout_seconds):
             self._observe(observation)
         for worker_id, record in self.workers.items():
             if record.ended is None and not self._active(record) and self._no_more_for(record.worker.base):
                 self._stop(worker_id, "no job left for its base")
+        self._lives.record_progress([job for job in self.jobs.values() if job.state in _WITH_A_WORKER])
+
+    def preempt(self, grace_seconds: float, message: str) -> None:
+        """Let all workers save their jobs where they stand, and take the jobs back. Nothing is placed any more.
+
+        Args:
+            grace_seconds: A worker that takes longer is not waited for; its jobs go on from earlier checkpoints.
+            message: Why, for the jobs' events.
+        """
+        deadline = self._now() + grace_seconds
+        self._cluster.preempt()
+        # One that was never heard of has not begun, and has nothing to save.
+        while any(record.ended is None and record.status is not None for record in self.workers.values()):
+            if self._now() >= deadline:
+                break
+            for observation in self._cluster.poll(0.1):
+                self._observe(observation)
+        for job in self.jobs.values():
+            if job.state in _WITH_A_WORKER:
+                self._lives.end_attempt(job, JobState.PENDING, "preempted", message)
 
     def cancel(self, job_id: str, message: str) -> None:
         """End a job on a person's word. Without effect on one that has ended."""
@@ -118,7 +126,7 @@ class Scheduler:
             return
         if job.worker_id is not None and self.workers[job.worker_id].ended is None:
             self._cluster.release(job.worker_id, job_id)
-        self._change(job, JobState.CANCELLED, "cancelled", message)
+        self._lives.change(job, JobState.CANCELLED, "cancelled", message)
 
     def neighbours(self, job: Job) -> list[Job]:
         """Other live jobs on the same worker: who shares its base and its device."""
@@ -130,6 +138,11 @@ class Scheduler:
     def active_jobs(self, worker_id: str) -> list[str]:
         """Ids of the live jobs of a worker."""
         return [job.id for job in self._active(self.workers[worker_id])]
+
+    def _recover(self) -> None:
+        for job in self.jobs.values():
+            if job.state is JobState.RECOVERING and self._now() >= self._not_before[job.id]:
+                self._lives.change(job, JobState.PENDING, "retry", "waiting to be placed again")
 
     def _place(self) -> None:
         waiting = [job for job in self.jobs.values() if job.state is JobState.PENDING]
@@ -147,21 +160,25 @@ class Scheduler:
             )
         )
         for job_id, message in decision.impossible:
-            self._change(self.jobs[job_id], JobState.FAILED, "memory", message)
+            self._lives.change(self.jobs[job_id], JobState.FAILED, "memory", message)
         for job_id, message in decision.waiting:
             self.jobs[job_id].message = message
         assignments: dict[str, list[Assignment]] = {new.id: [] for new in decision.new_workers}
         for new in decision.new_workers:
-            self.workers[new.id] = WorkerRecord(new, [])
+            self.workers[new.id] = WorkerRecord(new)
         for placement in decision.placements:
             job = self.jobs[placement.job_id]
-            job.worker_id = placement.worker_id
             job.progress = replace(job.progress, total_steps=self._estimates[job.id].total_steps)
-            self.workers[placement.worker_id].job_ids.append(job.id)
-            self._change(job, JobState.STARTING, "placed", placement.reason)
-            assignments.setdefault(placement.worker_id, []).append(Assignment(job_id=job.id, spec=job.spec))
+            self._lives.start_attempt(job, placement.worker_id, placement.reason)
+            assignments.setdefault(placement.worker_id, []).append(
+                Assignment(job_id=job.id, spec=job.spec, attempt=job.attempt, checkpoints=job.checkpoints)
+            )
         for new in decision.new_workers:
-            settings = replace(self._settings, capacity_bytes=new.device.memory_bytes)
+            settings = replace(
+                self._settings,
+                capacity_bytes=new.device.memory_bytes,
+                staging_dir=self._settings.staging_dir / new.id,
+            )
             self._cluster.start_worker(new, settings, assignments.pop(new.id))
         for worker_id, more in assignments.items():
             self._cluster.assign(worker_id, more)
@@ -191,11 +208,12 @@ class Scheduler:
         )
 
     def _active(self, record: WorkerRecord) -> list[Job]:
-        return [self.jobs[job_id] for job_id in record.job_ids if not self.jobs[job_id].state.is_terminal]
+        return [job for job in self.jobs.values() if job.worker_id == record.worker.id and job.state in _WITH_A_WORKER]
 
     def _no_more_for(self, base: BaseKey) -> bool:
         return not any(
-            job.state is JobState.PENDING and self._estimates[job.id].base == base for job in self.jobs.values()
+            job.state in (JobState.PENDING, JobState.RECOVERING) and self._estimates[job.id].base == base
+            for job in self.jobs.values()
         )
 
     def _stop(self, worker_id: str, reason: str) -> None:
@@ -208,17 +226,51 @@ class Scheduler:
             record.status = observation.status
         for report in observation.reports:
             job = self.jobs[report.job_id]
-            if job.state.is_terminal:
-                continue
-            self._take_in(job, report)
-        if observation.error is not None:
-            record.ended = observation.error
+            # What a stale attempt says of a job is not heard: another one, or nobody, has the job now.
+            is_current = report.attempt == job.attempt and job.worker_id == observation.worker_id
+            if is_current and job.state in _WITH_A_WORKER:
+                self._take_in(job, report)
+        if observation.end is not None:
+            record.ended = observation.end.message
             for job in self._active(record):
-                self._change(job, JobState.FAILED, "worker_lost", f"{record.worker.id}: {observation.error}")
+                self._after_end(job, record.worker.id, observation.end)
 
-    def _take_in(self, job: Job, report: StepReport | EvalReport | StateReport | LogReport) -> None:
+    def _after_end(self, job: Job, worker_id: str, end: WorkerEnd) -> None:
+        """The job's worker is gone."""
+        said = f"{worker_id}: {end.message}"
+        match end.kind:
+            case End.UNUSABLE:
+                self._lives.change(job, JobState.FAILED, "worker_lost", said)
+            case End.RAISED:
+                self._after_error(job, "worker_lost", said)
+            case End.PREEMPTED:
+                self._lives.end_attempt(job, JobState.PENDING, "preempted", said)
+            case End.LOST:
+                fruitless = self._num_fruitless[job.id] = self._num_fruitless.get(job.id, 0) + 1
+                decision = retries.after_loss(fruitless)
+                if not decision.again:
+                    self._lives.change(job, JobState.FAILED, "worker_lost", f"{said}; {decision.reason}")
+                elif decision.delay_seconds:
+                    self._not_before[job.id] = self._now() + decision.delay_seconds
+                    self._lives.end_attempt(job, JobState.RECOVERING, "worker_lost", f"{said}; {decision.reason}")
+                else:
+                    self._lives.end_attempt(job, JobState.PENDING, "worker_lost", f"{said}; {decision.reason}")
+
+    def _after_error(self, job: Job, reason: str, message: str) -> None:
+        """The job's own fault: tried again as often as its spec allows, and then FAILED, its checkpoints kept."""
+        most = job.spec.job_recovery.max_restarts_on_errors
+        decision = retries.after_error(reason, num_charged=job.num_charged + 1, max_restarts=most)
+        if not decision.again:
+            kept = f"; checkpoint of step {job.checkpoints[0].step} is kept" if job.checkpoints else ""
+            self._lives.change(job, JobState.FAILED, reason, f"{message}{kept}", charged=True)
+            return
+        self._not_before[job.id] = self._now() + decision.delay_seconds
+        self._lives.end_attempt(job, JobState.RECOVERING, reason, f"{message}; {decision.reason}", charged=True)
+
+    def _take_in(self, job: Job, report: Report) -> None:
         match report:
             case StepReport():
+                self._num_fruitless[job.id] = 0
                 job.progress = replace(
                     job.progress,
                     step=report.step,
@@ -228,8 +280,7 @@ class Scheduler:
                     tokens=job.progress.tokens + report.tokens,
                     busy_seconds=job.progress.busy_seconds + report.seconds,
                 )
-                for listener in self._listeners:
-                    listener.on_step(job, report)
+                self._lives.step(job, report)
             case EvalReport():
                 job.progress = replace(
                     job.progress,
@@ -237,36 +288,33 @@ class Scheduler:
                     eval_exact_match=report.exact_match,
                     busy_seconds=job.progress.busy_seconds + report.seconds,
                 )
-                for listener in self._listeners:
-                    listener.on_evaluation(job, report)
+                self._lives.evaluation(job, report)
             case LogReport():
-                for listener in self._listeners:
-                    listener.on_log(job, report.message)
+                self._lives.log(job, report.message)
+            case CheckpointReport():
+                self._lives.commit_checkpoint(job, report.record)
+            case ResumeReport():
+                last_logged = report.progress.train_loss
+                job.progress = replace(
+                    report.progress, train_loss=job.progress.train_loss if last_logged is None else last_logged
+                )
+                self._lives.resume(job, report)
             case StateReport():
                 self._state_report(job, report)
 
     def _state_report(self, job: Job, report: StateReport) -> None:
+        if report.state is JobState.FAILED:
+            self._after_error(job, report.reason, report.message)
+            return
         if report.staged_artifact is None:
-            self._change(job, report.state, report.reason, report.message)
+            self._lives.change(job, report.state, report.reason, report.message)
             return
         try:
-            job.artifact = self._publish(job, report.staged_artifact)
+            artifact = self._publish(job, report.staged_artifact)
         except (OSError, ValueError) as error:
-            self._change(job, JobState.FAILED, "publish", f"the artifact could not be published: {error}")
+            self._after_error(job, "publish", f"the artifact could not be published: {error}")
             return
-        self._change(job, report.state, report.reason, f"{report.message}; artifact in {job.artifact}")
-
-    def _change(self, job: Job, state: JobState, reason: str, message: str) -> None:
-        assert state in ALLOWED_TRANSITIONS[job.state], f"{job.id}: {job.state} -> {state}"
-        job.state, job.reason, job.message = state, reason, message
-        event = Event(
-            sequence=self._num_events,
-            time_unix_seconds=self._now(),
-            job_id=job.id,
-            state=state,
-            reason=reason,
-            message=message,
+        # Between the rename and this a crash leaves an artifact that nobody confirmed; the next run verifies it.
+        self._lives.change(
+            job, report.state, report.reason, f"{report.message}; artifact in {artifact}", artifact=artifact
         )
-        self._num_events += 1
-        for listener in self._listeners:
-            listener.on_event(job, event)

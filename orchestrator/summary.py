@@ -74,7 +74,7 @@ def summarise(jobs: Iterable[Job], workers: Iterable[WorkerStatus], wall_seconds
                 eval_loss=job.progress.eval_loss,
                 eval_exact_match=job.progress.eval_exact_match,
                 artifact=job.artifact,
-                checkpoint=None,
+                checkpoint=job.checkpoints[0].folder if job.checkpoints else None,
                 tokens=job.progress.tokens,
                 seconds=round(job.progress.busy_seconds, 3),
                 reason=job.reason,

@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,12 +15,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
-
 from jobs.records import BaseKey, EvalReport, StepReport
 from jobs.spec import JobSpec
 from workers.adapter import Adapter
+from workers.publishing import published, write_file
 from workers.targets import LinearShape, Target
+from workers.tensor_file import encode
 
 WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
@@ -49,15 +48,18 @@ class Provenance:
 
 
 def export(adapter: Adapter, shapes: Mapping[str, LinearShape], source: Provenance, folder: Path) -> None:
-    """Write all files of an artifact into a new folder and flush them to disk.
+    """Write all files of an artifact into a new folder, which appears whole and durable or not at all.
 
     Args:
         adapter: The trained factors.
         shapes: The base's linears, which say whether weights are transposed (Conv1D).
         source: What to state beside the weights.
         folder: Must not exist.
+
+    Raises:
+        DiskFullError: No room.
+        OSError: The disk refuses otherwise.
     """
-    folder.mkdir(parents=True)
     lora = source.spec.lora
     reference = lora.lora_alpha / math.sqrt(lora.r) if lora.use_rslora else lora.lora_alpha / lora.r
     tensors = {}
@@ -66,13 +68,17 @@ def export(adapter: Adapter, shapes: Mapping[str, LinearShape], source: Provenan
         fold = 1.0 if factors.scale == reference else factors.scale / reference
         tensors[f"base_model.model.{name}.lora_A.weight"] = factors.a_RI.detach().cpu().contiguous()
         tensors[f"base_model.model.{name}.lora_B.weight"] = (factors.b_OR.detach() * fold).cpu().contiguous()
-    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
-    _write_json(folder / CONFIG, peft_config(source.spec, source.base, adapter.targets, shapes))
-    (folder / CARD).write_text(_card(source, adapter), encoding="utf-8")
-    _write_json(folder / MANIFEST, _manifest(source, folder, adapter))
-    for file in folder.iterdir():
-        _fsync(file)
-    _fsync(folder)
+    # Configuration, card and manifest are a few KB; the weights are what needs room.
+    with published(folder, needed_bytes=sum(tensor.nbytes for tensor in tensors.values()) + 2**16) as temporary:
+        files = {
+            WEIGHTS: write_file(temporary / WEIGHTS, encode(tensors)),
+            CONFIG: write_file(
+                temporary / CONFIG, [_json(peft_config(source.spec, source.base, adapter.targets, shapes))]
+            ),
+            CARD: write_file(temporary / CARD, [_card(source, adapter).encode()]),
+        }
+        hashes = {name: entry.sha256 for name, entry in files.items()}
+        write_file(temporary / MANIFEST, [_json(_manifest(source, hashes, adapter))])
 
 
 def peft_config(
@@ -141,7 +147,7 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _manifest(source: Provenance, folder: Path, adapter: Adapter) -> dict[str, Any]:
+def _manifest(source: Provenance, hashes: Mapping[str, str], adapter: Adapter) -> dict[str, Any]:
     return {
         "format": 1,
         "job": {"id": source.job_id, "name": source.spec.name},
@@ -158,7 +164,7 @@ def _manifest(source: Provenance, folder: Path, adapter: Adapter) -> dict[str, A
         "metrics": metrics(source),
         "num_threads": source.num_threads,
         "versions": {name: version(name) for name in ("loraloom", "torch", "transformers", "datasets", "safetensors")},
-        "files": {name: file_sha256(folder / name) for name in (WEIGHTS, CONFIG, CARD)},
+        "files": dict(hashes),
     }
 
 
@@ -223,13 +229,5 @@ def _card(source: Provenance, adapter: Adapter) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _write_json(path: Path, value: object) -> None:
-    path.write_text(json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _json(value: object) -> bytes:
+    return (json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode()

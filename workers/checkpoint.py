@@ -29,12 +29,11 @@ from jobs.checkpoints import (
     CheckpointError,
     CheckpointIdentity,
     CheckpointMismatchError,
-    CheckpointRecord,
     DataFingerprints,
     Surroundings,
     folder_name,
 )
-from jobs.records import BaseKey
+from jobs.records import BaseKey, CheckpointRecord
 from jobs.spec import JobSpec
 from workers import artifact
 from workers.publishing import FileEntry, published, write_file

@@ -15,6 +15,7 @@ from workers.dataset import Cursor, JobData, Microbatch, chunks, steps_per_epoch
 from workers.memory import Demand
 from workers.optimizer import JobOptimizer
 from workers.routing import AdapterFactors, DropoutDraw, Segment, TokenShare
+from workers.snapshot import Accumulation, Standing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,11 +65,14 @@ class JobRun:
     step: int = 0
     """Optimizer steps taken or skipped so far."""
     nonfinite_in_a_row: int = 0
+    first_eval: EvalReport | None = None
     last_eval: EvalReport | None = None
     last_step: StepReport | None = None
     tokens: int = 0
     seconds: float = 0.0
     _batch: _OptimizerBatch | None = None
+    _drawn_at: tuple[int, int] = (0, 0)
+    """Epoch and position of the cursor before `_batch` was drawn."""
     _eval: _EvalPass | None = None
     _evaluated_at: int = -1
     optimizer: JobOptimizer = field(init=False)
@@ -92,6 +96,16 @@ class JobRun:
         """Whether an evaluation pass is under way."""
         return self._eval is not None
 
+    @property
+    def is_between_steps(self) -> bool:
+        """Whether nothing of the next optimizer batch has run."""
+        return self._batch is None or self._batch.done == 0
+
+    @property
+    def evaluated_at(self) -> int:
+        """Step of the last finished evaluation; -1 before the first."""
+        return self._evaluated_at
+
     def next_work(self) -> Work | None:
         """The micro-batch to run next, or `None` when the job has done everything. Asking twice changes nothing."""
         if self._eval is None and self._evaluation_due():
@@ -104,12 +118,7 @@ class JobRun:
         if self.step >= self.total_steps:
             return None
         if self._batch is None:
-            rows = self.data.train
-            micro_batches = [
-                Microbatch(rows=tuple(rows[position] for position in positions))
-                for positions in self.cursor.next_batch()
-            ]
-            self._batch = _OptimizerBatch(micro_batches, sum(batch.num_labels for batch in micro_batches))
+            self._batch = self._draw()
         return Work(kind=Kind.TRAIN, batch=self._batch.micro_batches[self._batch.done], micro_batch=self._batch.done)
 
     def segment(
@@ -224,6 +233,7 @@ class JobRun:
             label_tokens=current.labels,
             seconds=current.seconds,
         )
+        self.first_eval = self.first_eval or self.last_eval
         return self.last_eval
 
     def rewind(self) -> None:
@@ -232,6 +242,59 @@ class JobRun:
             self.tokens -= sum(batch.num_tokens for batch in self._batch.micro_batches[: self._batch.done])
             self._batch.done, self._batch.loss_sum = 0, 0.0
         self.adapter.zero_grad()
+
+    @property
+    def standing(self) -> Standing:
+        """Where the job stands between two of its micro-batches, for a checkpoint.
+
+        A batch that was drawn and of which nothing has run is drawn again on resume; so is an evaluation under way.
+        """
+        batch, optimizer = self._batch, self.optimizer.state
+        half_done = batch is not None and batch.done > 0
+        epoch, position = self._drawn_at if batch is not None else (self.cursor.epoch, self.cursor.position)
+        return Standing(
+            step=self.step,
+            total_steps=self.total_steps,
+            cursor_epoch=epoch,
+            cursor_position=position,
+            optimizer_steps=optimizer.steps,
+            learning_rates=optimizer.learning_rates,
+            schedule=optimizer.schedule,
+            accumulation=Accumulation(micro_batches_done=batch.done, loss_sum=batch.loss_sum, seconds=batch.seconds)
+            if batch is not None and half_done
+            else None,
+            nonfinite_in_a_row=self.nonfinite_in_a_row,
+            evaluated_at=self._evaluated_at,
+            first_eval=self.first_eval,
+            last_eval=self.last_eval,
+            last_step=self.last_step,
+            tokens=self.tokens,
+            seconds=self.seconds,
+        )
+
+    def stand_at(self, standing: Standing) -> None:
+        """Take up where another run of the same job stood. Tensors are not its business: `workers.capture` has them."""
+        self.step = standing.step
+        self.cursor.epoch, self.cursor.position = standing.cursor_epoch, standing.cursor_position
+        self.nonfinite_in_a_row = standing.nonfinite_in_a_row
+        self._evaluated_at = standing.evaluated_at
+        self.first_eval, self.last_eval = standing.first_eval, standing.last_eval
+        self.last_step = standing.last_step
+        self.tokens, self.seconds = standing.tokens, standing.seconds
+        if standing.accumulation is not None:
+            done = standing.accumulation
+            self._batch = self._draw()
+            self._batch.done, self._batch.loss_sum = done.micro_batches_done, done.loss_sum
+            self._batch.seconds = done.seconds
+
+    def _draw(self) -> _OptimizerBatch:
+        """The next optimizer batch; the cursor moves past it."""
+        self._drawn_at = (self.cursor.epoch, self.cursor.position)
+        rows = self.data.train
+        micro_batches = [
+            Microbatch(rows=tuple(rows[position] for position in positions)) for positions in self.cursor.next_batch()
+        ]
+        return _OptimizerBatch(micro_batches, sum(batch.num_labels for batch in micro_batches))
 
     def _evaluation_due(self) -> bool:
         """Before the first step, at the steps that the spec names, and after the last."""

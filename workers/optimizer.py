@@ -7,9 +7,12 @@ handful of operations, so nothing is gained by writing our own.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from torch import Tensor
 from torch.optim import SGD, AdamW, Optimizer
 from transformers import get_scheduler
 
@@ -27,6 +30,20 @@ class Update:
     """The rate that the step used."""
     applied: bool
     """False where the gradient or the loss was not finite: weights, moments and schedule were left alone."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerState:
+    """What an optimizer goes on from. `moments` are live when asked of it, and copied when given to it."""
+
+    moments: Mapping[str, Tensor]
+    """By torch.optim's names, flat, laid out as the adapter; empty before the first step and for plain SGD."""
+    steps: int
+    """Steps taken; those that were skipped do not count."""
+    learning_rates: tuple[float, ...]
+    """Of each parameter group, for the next step."""
+    schedule: Mapping[str, Any]
+    """The schedule's `state_dict`: plain values."""
 
 
 class JobOptimizer:
@@ -59,6 +76,30 @@ class JobOptimizer:
             self._schedule.step()
         self._adapter.zero_grad()
         return Update(grad_norm=norm, learning_rate=learning_rate, applied=applied)
+
+    @property
+    def state(self) -> OptimizerState:
+        """Where it stands."""
+        kept = self._optimizer.state.get(self._adapter.values, {})
+        return OptimizerState(
+            moments={name: value for name, value in kept.items() if name != "step" and value is not None},
+            steps=self._schedule.last_epoch,
+            learning_rates=tuple(float(group["lr"]) for group in self._optimizer.param_groups),
+            schedule=self._schedule.state_dict(),
+        )
+
+    def go_on_from(self, state: OptimizerState) -> None:
+        """Stand where another one stood. Not through `load_state_dict`, which would alias what it is given."""
+        values = self._adapter.values
+        if state.moments:
+            kept = {name: torch.empty_like(values).copy_(moment) for name, moment in state.moments.items()}
+            # Where torch keeps it for fused optimizers: beside the weights, in fp32 whatever these are.
+            step = torch.tensor(float(state.steps), dtype=torch.float32, device=values.device)
+            self._optimizer.state[values] = {"step": step, **kept}
+        self._schedule.load_state_dict(dict(state.schedule))
+        # The schedule's state does not reach the groups, and the next step reads its rate there.
+        for group, rate in zip(self._optimizer.param_groups, state.learning_rates, strict=True):
+            group["lr"] = rate
 
 
 def warmup_steps(training: TrainingSpec, total_steps: int) -> int:

@@ -7,7 +7,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from jobs.checkpoints import CheckpointError, CheckpointIdentity, CheckpointMismatchError, CheckpointRecord
+from jobs.checkpoints import CheckpointError, CheckpointIdentity, CheckpointMismatchError
+from jobs.records import CheckpointRecord
 from workers import publishing
 from workers.checkpoint import load
 from workers.snapshot import JobSnapshot

@@ -6,20 +6,23 @@ which they came. Whoever owns a worker calls `step()` again and again and passes
 
 from __future__ import annotations
 
+import threading
 import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
+from jobs.checkpoints import DiskFullError
 from jobs.errors import JobError, LoraloomError
 from jobs.records import (
     Assignment,
     BaseKey,
+    CheckpointReport,
     EvalReport,
     JobState,
     LogReport,
@@ -39,8 +42,12 @@ from workers.memory import MAX_TOKEN_BUDGET, BaseShape, Demand, PackLoad, demand
 from workers.memory_fit import MemoryFit
 from workers.memory_meter import PeakMeter, device_bytes, free_cached_memory, is_out_of_memory
 from workers.pack_runner import Failure, Member, Outcome, PackRunner, Taken
+from workers.saving import JobSaver, Saved, surroundings
 from workers.stacks import AdapterStacks
 from workers.targets import resolve
+
+_IDLE_SECONDS = 0.1
+"""Between two looks for room on the disk while every job waits for it."""
 
 MAX_LANES = 8
 """Lanes share Python's interpreter lock, which is held for some percent of a lane's time."""
@@ -62,6 +69,8 @@ class WorkerSettings:
 
     staging_dir: Path
     """Finished artifacts are written below it, for the scheduler to publish."""
+    checkpoints_dir: Path | None = None
+    """A folder a job is made below it; `None` saves nothing."""
     token_budget: int = MAX_TOKEN_BUDGET
     """Tokens that a pack of several jobs may hold."""
     capacity_bytes: int | None = None
@@ -99,7 +108,7 @@ class Worker:
         self._waiting: deque[Assignment] = deque()
         self._prepared: dict[str, JobRun] = {}
         self._runs: dict[str, JobRun] = {}
-        self._first_evals: dict[str, EvalReport] = {}
+        self._attempts: dict[str, int] = {}
         self._reports: list[Report] = []
         self._started: float | None = None
         self._busy_seconds = 0.0
@@ -107,6 +116,13 @@ class Worker:
         self._batcher = Batcher(settings.token_budget)
         self._meter = PeakMeter(self.device)
         self._loaded_bytes = 0
+        self._boundary = threading.Lock()
+        """Held while jobs are not between two micro-batches; not while a base is loaded or rows are tokenised."""
+        self._preempted = False
+        self.is_preparing = False
+        """While the base is loaded or rows are tokenised, which takes long and can be broken off without loss."""
+        self._last_sign = time.monotonic()
+        self._paused: set[str] = set()
 
     @property
     def base(self) -> BaseModel:
@@ -117,7 +133,7 @@ class Worker:
     @property
     def is_idle(self) -> bool:
         """Whether `step()` would have nothing to do."""
-        return not self._runs and not self._waiting
+        return self._preempted or (not self._runs and not self._waiting)
 
     def load(self) -> None:
         """Read the base into memory; seconds to minutes.
@@ -125,7 +141,8 @@ class Worker:
         Raises:
             BaseModelError: It cannot be loaded.
         """
-        base = self._load_base(self.key, self.device)
+        with self._preparing():
+            base = self._load_base(self.key, self.device)
         self._base = base
         self._runner = self._make_runner(base)
         grouped = self.device.type == "cuda" if self.settings.grouped is None else self.settings.grouped
@@ -144,7 +161,22 @@ class Worker:
         if self.settings.capacity_bytes is None:
             # Free memory is what is left beside the base, which is loaded by now.
             self._capacity_bytes = self._shape.base_bytes + int(0.9 * device_bytes(self.device))
+        self._saver = JobSaver(self.settings.checkpoints_dir, self.key, base, surroundings(self.device))
         self._started = time.monotonic()
+
+    @property
+    def silent_seconds(self) -> float:
+        """Since the last sign of life, while there is something that could give one: from any thread."""
+        return 0.0 if self.is_preparing or self.is_idle else time.monotonic() - self._last_sign
+
+    @contextmanager
+    def _preparing(self) -> Iterator[None]:
+        self.is_preparing = True
+        try:
+            yield
+        finally:
+            self._last_sign = time.monotonic()
+            self.is_preparing = False
 
     def _make_runner(self, base: BaseModel) -> PackRunner:
         threads = torch.get_num_threads() if self.device.type == "cpu" else 1
@@ -153,7 +185,9 @@ class Worker:
 
     def assign(self, assignments: Iterable[Assignment]) -> None:
         """Queue jobs. They are admitted, in this order, at the next step boundary at which they fit."""
-        self._waiting.extend(assignments)
+        for assignment in assignments:
+            self._attempts[assignment.job_id] = assignment.attempt
+            self._waiting.append(assignment)
 
     def release(self, job_id: str) -> bool:
         """Drop a job at a step boundary, whatever its state; its neighbours are not touched.
@@ -167,10 +201,26 @@ class Worker:
         run = self._runs.pop(job_id, None) or self._prepared.pop(job_id, None)
         if run is not None:
             self._runner.forget(job_id)
+            self._saver.forget(job_id)
             if run.adapter.factors.slot is not None:
                 run.adapter.factors.slot.give_back()
-        self._first_evals.pop(job_id, None)
+        self._paused.discard(job_id)
         return had
+
+    def preempt(self) -> list[Report]:
+        """Save all jobs at the micro-batch boundary that comes next, and do nothing for them any more.
+
+        From any thread: while another one loads the base, tokenises or waits, the jobs stand still and are saved at
+        once.
+
+        Returns:
+            What there is to report, as `step` does.
+        """
+        self._preempted = True
+        with self._boundary:
+            if self._runs:
+                self._take_saved(self._saver.save_all(self._runs.values()))
+            return self._told()
 
     def step(self) -> list[Report]:
         """One round: admit what fits, run one micro-batch of every job, finish what is done.
@@ -178,21 +228,48 @@ class Worker:
         Returns:
             What happened, in order. Errors of a job end that job and are reported, never raised.
         """
-        began = time.monotonic()
+        began = self._last_sign = time.monotonic()
         self._admit()
+        with self._boundary:
+            members = self._members() if not self._preempted else []
+        for pack in self._packs(members):
+            with self._boundary:
+                if self._preempted:
+                    break
+                self._run_pack(pack)
+            self._last_sign = time.monotonic()
+        self._busy_seconds += time.monotonic() - began
+        with self._boundary:
+            if not self._preempted:
+                self._saver.save_due(list(self._runs.values()))
+                # With nothing to run, the disk is what there is to wait for.
+                self._take_saved(self._saver.collect())
+            told = self._told()
+        if self._paused and not members:
+            time.sleep(_IDLE_SECONDS)
+        return told
+
+    def _members(self) -> list[Member]:
+        """What the jobs want to run in this round; those that want nothing more are finished."""
         members = []
         for run in list(self._runs.values()):
+            if self._saver.is_held(run.job_id):
+                continue
             with self._guard(run):
                 work = run.next_work()
                 if work is None:
                     self._finish(run)
                 else:
                     members.append(Member(run, work))
-        for pack in self._packs(members):
-            self._run_pack(pack)
-        self._busy_seconds += time.monotonic() - began
+        return members
+
+    def _told(self) -> list[Report]:
+        """The reports so far, stamped with the attempts that they are of."""
         reports, self._reports = self._reports, []
-        return reports
+        return [
+            one if isinstance(one, CheckpointReport) else replace(one, attempt=self._attempts[one.job_id])
+            for one in reports
+        ]
 
     def status(self) -> WorkerStatus:
         """Where the worker stands."""
@@ -220,25 +297,47 @@ class Worker:
                 run = self._prepare(assignment)
                 if not self._fits([run.demand]):
                     raise JobError("memory", self._too_large(run.demand))
+                if not self._fits([run.demand, *(other.demand for other in self._runs.values())]):
+                    return
+                with self._boundary:
+                    if self._preempted:
+                        return
+                    self._begin(run, assignment)
             except Exception as error:
                 self._fail(assignment.job_id, error)
-                continue
-            if not self._fits([run.demand, *(other.demand for other in self._runs.values())]):
-                return
-            self._waiting.popleft()
-            self._prepared.pop(assignment.job_id)
-            initialise(run.adapter, run.spec.lora, run.spec.training.seed)
-            self._runs[run.job_id] = run
-            for note in run.data.notes:
-                self._reports.append(LogReport(job_id=run.job_id, message=note))
-            neighbours = len(self._runs) - 1
-            self._state(
-                run.job_id,
-                JobState.RUNNING,
-                "admitted",
-                f"{run.adapter.num_parameters:,} trainable parameters on {len(run.adapter.targets)} linear layers of "
-                f"{self.key}, {run.total_steps} steps; {neighbours} other {'job' if neighbours == 1 else 'jobs'} here",
-            )
+
+    def _begin(self, run: JobRun, assignment: Assignment) -> None:
+        """Let a prepared job run: from its start, or from its newest good checkpoint."""
+        initialise(run.adapter, run.spec.lora, run.spec.training.seed)
+        resumed = self._saver.enrol(run, assignment)
+        self._waiting.popleft()
+        self._prepared.pop(run.job_id)
+        self._runs[run.job_id] = run
+        self._reports += [LogReport(job_id=run.job_id, message=note) for note in run.data.notes]
+        neighbours = len(self._runs) - 1
+        said = (
+            f"{run.adapter.num_parameters:,} trainable parameters on {len(run.adapter.targets)} linear layers of "
+            f"{self.key}, {run.total_steps} steps; {neighbours} other {'job' if neighbours == 1 else 'jobs'} here"
+        )
+        if resumed is None:
+            self._state(run.job_id, JobState.RUNNING, "admitted", said)
+        else:
+            self._reports.append(resumed)
+            where = f"resumed at step {run.step}" if resumed.record is not None else "no checkpoint yet, starts over"
+            self._state(run.job_id, JobState.RUNNING, "resumed", f"{where}; {said}")
+
+    def _take_saved(self, saved: Iterable[Saved]) -> None:
+        """Report what came of saves; who could not be saved ends, or waits for room."""
+        for one in saved:
+            if one.record is not None:
+                self._reports.append(CheckpointReport(record=one.record))
+            elif self._preempted:
+                self._reports.append(LogReport(job_id=one.job_id, message=f"could not be saved: {one.error}"))
+            elif one.error is not None:
+                self._fail(one.job_id, one.error)
+        for job_id in [one for one in self._paused if not self._saver.is_held(one)]:
+            self._paused.discard(job_id)
+            self._state(job_id, JobState.RUNNING, "room", "there is room on the disk again, the job goes on")
 
     def _prepare(self, assignment: Assignment) -> JobRun:
         """Tokenise and allocate; kept while the job waits for room, so that it is done once."""
@@ -246,7 +345,8 @@ class Worker:
             return prepared
         spec = assignment.spec
         targets = resolve(spec.lora, self.base.shapes, other_modules=self.base.module_names)
-        data = self._load_data(spec, self.key)
+        with self._preparing():
+            data = self._load_data(spec, self.key)
         dtype = dtype_for(self.base.dtype)
         needs = demand(spec, data, targets, dtype.itemsize)
         adapter = self._stacks.allocate(targets) if self._stacks is not None else None
@@ -367,8 +467,6 @@ class Worker:
         with self._guard(run):
             if taken.error is not None:
                 raise taken.error
-            if isinstance(taken.report, EvalReport):
-                self._first_evals.setdefault(run.job_id, taken.report)
             if taken.report is not None:
                 self._reports.append(taken.report)
             if isinstance(taken.report, StepReport):
@@ -393,16 +491,24 @@ class Worker:
             eval_fingerprint=run.data.evaluation.fingerprint if run.data.evaluation is not None else None,
             num_threads=torch.get_num_threads(),
             last_step=run.last_step,
-            first_eval=self._first_evals.get(run.job_id),
+            first_eval=run.first_eval,
             last_eval=run.last_eval,
         )
         folder = self.settings.staging_dir / run.job_id
         artifact.export(run.adapter, self.base.shapes, source, folder)
+        self._take_saved(self._saver.collect(run.job_id, wait=True))
         self.release(run.job_id)
         self._state(run.job_id, JobState.SUCCEEDED, "finished", f"all {run.total_steps} steps done", staged=str(folder))
 
     def _fail(self, job_id: str, error: BaseException) -> None:
-        """End one job with a reason; its neighbours go on."""
+        """End one job with a reason; its neighbours go on. For want of room on the disk it is only held."""
+        if job_id in self._runs:
+            self._take_saved(self._saver.collect(job_id, wait=True))
+            if isinstance(error, DiskFullError) and self._saver.hold(job_id, error):
+                if job_id not in self._paused:
+                    self._paused.add(job_id)
+                    self._state(job_id, JobState.PAUSED, error.reason, str(error))
+                return
         self.release(job_id)
         if isinstance(error, JobError):
             self._state(job_id, JobState.FAILED, error.reason, str(error))

@@ -2,13 +2,38 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Protocol
 
+from jobs.errors import LoraloomError
 from jobs.records import Assignment, Report, WorkerStatus
 from orchestrator.placement import Device, NewWorker
 from workers.worker import WorkerSettings
+
+
+class End(StrEnum):
+    """How a worker ended, which decides what becomes of its jobs."""
+
+    LOST = "lost"
+    """Its process died, or gave no sign of life within the lease."""
+    PREEMPTED = "preempted"
+    """It was told to stop and has saved its jobs."""
+    RAISED = "raised"
+    """An error that no job could be blamed for."""
+    UNUSABLE = "unusable"
+    """Its base cannot be loaded, and could not be the next time."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerEnd:
+    """A worker is gone. No more will come from it."""
+
+    kind: End
+    message: str
+    """The last line of its traceback, or how its process ended."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,8 +43,9 @@ class Observation:
     worker_id: str
     reports: tuple[Report, ...]
     status: WorkerStatus | None
-    error: str | None = None
-    """Why the worker is gone: the last line of its traceback, or how its process ended. No more will come from it."""
+    silent_seconds: float = 0.0
+    """Since the last sign of life of the thread that trains, while it has something to do."""
+    end: WorkerEnd | None = None
 
 
 class Cluster(Protocol):
@@ -27,6 +53,11 @@ class Cluster(Protocol):
 
     def devices(self) -> list[Device]:
         """All devices, whether a worker lives there or not."""
+        ...
+
+    @property
+    def is_interruptible(self) -> bool:
+        """Whether the calling thread is inside of something long that may be broken off by an exception."""
         ...
 
     def start_worker(self, worker: NewWorker, settings: WorkerSettings, jobs: Sequence[Assignment]) -> None:
@@ -41,6 +72,10 @@ class Cluster(Protocol):
         """Take a job from a worker at its next step boundary."""
         ...
 
+    def preempt(self) -> None:
+        """Let every worker save its jobs where they stand and end; `poll` tells when it has."""
+        ...
+
     def poll(self, timeout_seconds: float) -> list[Observation]:
         """Collect what workers reported; wait up to `timeout_seconds` if there is nothing yet."""
         ...
@@ -52,3 +87,9 @@ class Cluster(Protocol):
     def shutdown(self) -> None:
         """End everything that was started; nothing stays behind. Safe to call twice."""
         ...
+
+
+def end_of(error: BaseException) -> WorkerEnd:
+    """What an error that left a worker says of it."""
+    last = "".join(traceback.format_exception_only(error)).strip().splitlines()[-1]
+    return WorkerEnd(kind=End.UNUSABLE if isinstance(error, LoraloomError) else End.RAISED, message=last)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Callable, Sequence
 
 import torch
 
 from jobs.records import Assignment
-from orchestrator.clusters import Observation
+from orchestrator.clusters import End, Observation, WorkerEnd, end_of
 from orchestrator.placement import Device, NewWorker
 from workers.worker import Worker, WorkerSettings
 
@@ -21,11 +20,17 @@ class InProcessCluster:
         self._build = build
         self._workers: dict[str, Worker] = {}
         self._loaded: set[str] = set()
+        self._observed: list[Observation] = []
         torch.set_num_threads(min(device.num_cpus for device in devices))
 
     def devices(self) -> list[Device]:
         """As given."""
         return list(self._devices)
+
+    @property
+    def is_interruptible(self) -> bool:
+        """While a base is loaded or rows are tokenised: jobs that train already stand still meanwhile."""
+        return any(worker.is_preparing for worker in self._workers.values())
 
     def start_worker(self, worker: NewWorker, settings: WorkerSettings, jobs: Sequence[Assignment]) -> None:
         """Loading happens in the next `poll`, so that its errors are reported as those of any worker."""
@@ -41,21 +46,36 @@ class InProcessCluster:
         """At once: between two polls every worker stands at a step boundary."""
         self._workers[worker_id].release(job_id)
 
+    def preempt(self) -> None:
+        """At once, for the same reason."""
+        for worker_id, worker in list(self._workers.items()):
+            reports = tuple(worker.preempt())
+            status = worker.status()
+            self.stop_worker(worker_id)
+            self._observed.append(
+                Observation(
+                    worker_id=worker_id,
+                    reports=reports,
+                    status=status,
+                    end=WorkerEnd(kind=End.PREEMPTED, message="told to stop"),
+                )
+            )
+
     def poll(self, timeout_seconds: float) -> list[Observation]:
         """One step of every worker, however long that takes."""
-        observations = []
         for worker_id, worker in list(self._workers.items()):
             try:
                 if worker_id not in self._loaded:
                     worker.load()
                     self._loaded.add(worker_id)
                 reports = tuple(worker.step()) if not worker.is_idle else ()
-                observations.append(Observation(worker_id=worker_id, reports=reports, status=worker.status()))
+                self._observed.append(Observation(worker_id=worker_id, reports=reports, status=worker.status()))
             except Exception as error:
-                last = "".join(traceback.format_exception_only(error)).strip().splitlines()[-1]
                 self.stop_worker(worker_id)
-                observations.append(Observation(worker_id=worker_id, reports=(), status=None, error=last))
-        return observations
+                self._observed.append(Observation(worker_id=worker_id, reports=(), status=None, end=end_of(error)))
+        # Kept in the object until here, for what breaks a poll off must not lose what was seen before.
+        observed, self._observed = self._observed, []
+        return observed
 
     def stop_worker(self, worker_id: str) -> None:
         """Forget it; its memory goes with it."""

@@ -13,7 +13,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,11 +31,13 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from jobs.errors import WorkerError
 from jobs.records import Assignment
-from orchestrator.clusters import Observation
+from orchestrator.clusters import End, Observation, WorkerEnd
 from orchestrator.clusters.host import host_devices, quiet_libraries
+from orchestrator.clusters.processes import descendants, kill_if_same
 from orchestrator.clusters.worker_loop import WorkerLoop
 from orchestrator.openmp import ENVIRONMENT
 from orchestrator.placement import Device, NewWorker
+from orchestrator.retries import LEASE_SECONDS
 from workers.worker import Worker, WorkerSettings
 
 _OBJECT_STORE_BYTES = 100 * 2**20
@@ -61,12 +63,16 @@ class _WorkerActor:
 
         self._loop = WorkerLoop(worker.id, build, jobs)
         self._loop.start()
+        _on_terminate(self._loop.preempt)
 
     def assign(self, jobs: Sequence[Assignment]) -> None:
         self._loop.assign(jobs)
 
     def release(self, job_id: str) -> None:
         self._loop.release(job_id)
+
+    def preempt(self) -> None:
+        threading.Thread(target=self._loop.preempt, args=("told to stop",), daemon=True).start()
 
     def observe(self, timeout_seconds: float) -> Observation:
         return self._loop.observe(timeout_seconds)
@@ -78,17 +84,22 @@ class _Handle:
     """Ray's proxy of a `_WorkerActor`; its methods exist only at run time."""
     pending: ray.ObjectRef | None = None
     """The observation being waited for; one at a time, so that none is lost."""
+    asked_at: float = 0.0
+    """When it was asked for, by the monotonic clock."""
+    has_answered: bool = False
+    """Before its first answer the process is still being started, and no lease runs."""
 
 
 class RayCluster:
     """A local Ray that lives as long as this object, or a part of an existing cluster."""
 
-    def __init__(self, *, num_workers: int, address: str | None = None) -> None:
+    def __init__(self, *, num_workers: int, address: str | None = None, lease_seconds: float = LEASE_SECONDS) -> None:
         """Start a local Ray, or join the one at `address`.
 
         Args:
             num_workers: CPU workers wanted where the cluster has no GPU; with GPUs there is one worker a GPU.
             address: As `ray.init` takes it; `None` starts a local Ray on the loopback interface.
+            lease_seconds: A worker that gives no sign of life for so long is taken for hung, killed and replaced.
 
         Raises:
             WorkerError: Ray cannot be started or reached.
@@ -96,12 +107,17 @@ class RayCluster:
         if address is not None:
             _require_reachable(address)
         self._workers: dict[str, _Handle] = {}
+        self._lease_seconds = lease_seconds
+        self._before = descendants(os.getpid())
         self._nodes: dict[str, str] = {}
         local = {"num_cpus": os.cpu_count(), "object_store_memory": _OBJECT_STORE_BYTES, "_node_ip_address": _LOOPBACK}
         # Ray leaves the token that opens its ports readable for everybody; what it creates is for this user alone.
         mask = os.umask(0o077)
         # And it takes SIGTERM for itself; what to do then is the caller's business.
         on_terminate = signal.getsignal(signal.SIGTERM)
+        # What is sent to all processes of a group must not end those that the workers' last reports travel through:
+        # they inherit this mask, and are killed at `shutdown`, or by the kernel when this process dies.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         try:
             ray.init(
                 address=address or "local",
@@ -118,6 +134,7 @@ class RayCluster:
             os.umask(mask)
             if threading.current_thread() is threading.main_thread():
                 signal.signal(signal.SIGTERM, on_terminate)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
         token = Path.home() / ".ray" / "auth_token"
         if token.is_file():
             token.chmod(0o600)
@@ -127,6 +144,11 @@ class RayCluster:
     def devices(self) -> list[Device]:
         """One a GPU, or `num_workers` shares of the CPUs."""
         return list(self._devices)
+
+    @property
+    def is_interruptible(self) -> bool:
+        """Never: the workers do what takes long."""
+        return False
 
     def start_worker(self, worker: NewWorker, settings: WorkerSettings, jobs: Sequence[Assignment]) -> None:
         """Start an actor on the device's node; it loads and steps by itself."""
@@ -151,6 +173,11 @@ class RayCluster:
         """Sent without waiting for the answer."""
         self._workers[worker_id].actor.release.remote(job_id)
 
+    def preempt(self) -> None:
+        """Sent without waiting for the answer."""
+        for handle in self._workers.values():
+            handle.actor.preempt.remote()
+
     def poll(self, timeout_seconds: float) -> list[Observation]:
         """Whatever arrives within the time; a worker whose process died says so in its last observation."""
         if not self._workers:
@@ -159,6 +186,7 @@ class RayCluster:
         for handle in self._workers.values():
             if handle.pending is None:
                 handle.pending = handle.actor.observe.remote(timeout_seconds)
+                handle.asked_at = time.monotonic()
         by_ref = {handle.pending: worker_id for worker_id, handle in self._workers.items()}
         ready, _ = ray.wait(list(by_ref), num_returns=1, timeout=timeout_seconds)
         ready, _ = ray.wait(list(by_ref), num_returns=len(by_ref), timeout=0) if ready else ([], [])
@@ -169,11 +197,27 @@ class RayCluster:
             try:
                 observation: Observation = ray.get(ref)
             except RayError as error:
-                observation = Observation(worker_id=worker_id, reports=(), status=None, error=_why_dead(error))
-            if observation.error is not None:
-                self.stop_worker(worker_id)
+                observation = _lost(worker_id, _why_dead(error))
             observations.append(observation)
+            if observation.end is not None:
+                self.stop_worker(worker_id)
+            else:
+                self._workers[worker_id].has_answered = True
+                if observation.silent_seconds > self._lease_seconds:
+                    observations.append(self._give_up(worker_id))
+        for worker_id, handle in list(self._workers.items()):
+            # Its process does not answer at all, though it did before: stopped, swapped out, or cut off.
+            silent = handle.pending is not None and time.monotonic() - handle.asked_at > self._lease_seconds
+            if silent and handle.has_answered:
+                observations.append(self._give_up(worker_id))
         return observations
+
+    def _give_up(self, worker_id: str) -> Observation:
+        self.stop_worker(worker_id)
+        return _lost(
+            worker_id,
+            f"no sign of life for {self._lease_seconds:g} seconds; if its micro-batches take that long, raise --lease",
+        )
 
     def stop_worker(self, worker_id: str) -> None:
         """Kill the actor's process: a step in progress has nothing that anybody waits for."""
@@ -188,7 +232,17 @@ class RayCluster:
                 self.stop_worker(worker_id)
             except (RayError, ValueError):
                 self._workers.pop(worker_id, None)
+        left = descendants(os.getpid()) if self._is_local else []
+        node = ray._private.worker._global_node  # pyright: ignore[reportPrivateImportUsage, reportAttributeAccessIssue]
+        if self._is_local and node is not None:
+            # They do not hear SIGTERM, so asking first would only take a second for each of them.
+            kill = node.kill_all_processes
+            node.kill_all_processes = lambda **how: kill(**{**how, "allow_graceful": False})
         ray.shutdown()
+        # Its agents would find out only seconds later that what they served is gone.
+        for process in left:
+            if process not in self._before:
+                kill_if_same(process)
 
     def _find_devices(self, num_workers: int) -> list[Device]:
         nodes = [node for node in ray.nodes() if node["Alive"]]
@@ -243,6 +297,34 @@ def _require_reachable(address: str) -> None:
         socket.create_connection((host, int(port)), timeout=_CONNECT_SECONDS).close()
     except OSError as error:
         raise WorkerError(f"nothing answers at --ray-address {address}: {error.strerror or error}") from error
+
+
+def _lost(worker_id: str, message: str) -> Observation:
+    return Observation(worker_id=worker_id, reports=(), status=None, end=WorkerEnd(kind=End.LOST, message=message))
+
+
+def _on_terminate(preempt: Callable[[str], None]) -> None:
+    """Let SIGTERM preempt this worker, a second one end it at once. For the main thread of an actor's process.
+
+    Python runs handlers in the main thread alone, which waits in Ray's own loop; hence the pipe and a thread at it.
+    """
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+    signal.signal(signal.SIGTERM, lambda *_: None)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+
+    def wait() -> None:
+        asked = False
+        while True:
+            if signal.SIGTERM not in os.read(reading, 1):
+                continue
+            if asked:
+                os._exit(128 + signal.SIGTERM)
+            asked = True
+            threading.Thread(target=preempt, args=("terminated (SIGTERM)",), daemon=True).start()
+
+    threading.Thread(target=wait, name="on-terminate", daemon=True).start()
 
 
 def _why_dead(error: RayError) -> str:

@@ -11,9 +11,8 @@ from typing import Any, Self
 from sqlalchemy import URL, Connection, Engine, RowMapping, create_engine, event, func, select
 from sqlalchemy.exc import DatabaseError
 
-from jobs.checkpoints import CheckpointRecord
 from jobs.errors import LoraloomError
-from jobs.records import Event, JobProgress, JobState
+from jobs.records import CheckpointRecord, Event, JobProgress, JobState
 from orchestrator.journal.migrations import STEPS, read_version
 from orchestrator.journal.records import Attempt, JournaledJob, QuarantinedCheckpoint
 from orchestrator.journal.tables import attempts, checkpoints, events, jobs, settings

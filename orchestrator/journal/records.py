@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from jobs.checkpoints import CheckpointRecord
-from jobs.records import JobProgress, JobState
+from jobs.records import CheckpointRecord, JobProgress, JobState
 
 
 @dataclass(frozen=True, kw_only=True)

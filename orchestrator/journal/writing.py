@@ -17,9 +17,9 @@ from typing import Any
 from sqlalchemy import Connection, delete, func, insert, select, update
 from sqlalchemy.exc import DatabaseError
 
-from jobs.checkpoints import CheckpointRecord, DiskFullError
+from jobs.checkpoints import DiskFullError
 from jobs.errors import LoraloomError
-from jobs.records import Event, JobProgress, JobState
+from jobs.records import CheckpointRecord, Event, JobProgress, JobState
 from jobs.spec import JobSpec
 from orchestrator.journal import statements
 from orchestrator.journal.lock import ProcessLock

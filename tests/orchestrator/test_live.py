@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from jobs.records import EvalReport, Event, Job, JobState, WorkerStatus
+from jobs.spec import JobSpec
+from orchestrator.journal import Journal
 from orchestrator.live import LiveTable, PlainLines
-from tests.orchestrator.test_scheduler import ScriptedCluster, estimate, scheduler_of, state, step
+from tests.orchestrator.test_scheduler import ScriptedCluster, estimate, make_scheduler, state, step
 
 
-def seen(width: int, *, height: int = 30, jobs: int = 3) -> str:
+def seen(folder: Path, width: int, *, height: int = 30, jobs: int = 3) -> str:
     """The table half way through a run of jobs on one base, at a fixed time."""
     clock = [100.0]
     console = Console(file=io.StringIO(), force_terminal=True, width=width, height=height, color_system=None)
     table = LiveTable(console, now=lambda: clock[0])
     cluster = ScriptedCluster()
-    scheduler = scheduler_of(cluster, {f"job-{number}": "/models/base" for number in range(jobs)})
-    scheduler._listeners.append(table)
+    journal = Journal(folder / "journal.db")
+    bases = {f"job-{number}": "/models/base" for number in range(jobs)}
+    scheduler = make_scheduler(journal, folder / "checkpoints", cluster, bases, table)
     scheduler.tick()
     cluster.says("w0", *(state(f"job-{number}", JobState.RUNNING) for number in range(jobs)))
     evaluation = EvalReport(
@@ -49,8 +53,8 @@ def seen(width: int, *, height: int = 30, jobs: int = 3) -> str:
 
 
 @pytest.mark.parametrize("width", [150, 100])
-def test_the_table_says_state_step_time_left_losses_rate_and_company(width: int) -> None:
-    text = seen(width)
+def test_the_table_says_state_step_time_left_losses_rate_and_company(width: int, tmp_path: Path) -> None:
+    text = seen(tmp_path, width)
     training = next(line for line in text.splitlines() if "job-0" in line)
     for part in ("RUNNING", "1/4", "0:30", "2.5000", "5.0000", " 2 ", "w0 +1"):
         assert part in training, part
@@ -62,8 +66,8 @@ def test_the_table_says_state_step_time_left_losses_rate_and_company(width: int)
     assert "…" not in text
 
 
-def test_what_does_not_fit_on_the_screen_is_counted() -> None:
-    text = seen(120, height=16, jobs=40)
+def test_what_does_not_fit_on_the_screen_is_counted(tmp_path: Path) -> None:
+    text = seen(tmp_path, 120, height=16, jobs=40)
     assert "job-0" in text
     assert "more, not shown for lack of room" in text
     assert len(text.splitlines()) <= 16
@@ -72,7 +76,8 @@ def test_what_does_not_fit_on_the_screen_is_counted() -> None:
 def test_plain_lines_show_names_as_text_whatever_they_hold() -> None:
     console = Console(file=io.StringIO(), width=60)
     lines = PlainLines(console)
-    job: Job = next(iter(scheduler_of(ScriptedCluster(), {"a": "x"}).jobs.values()))
+    spec = {"name": "a", "model": {"model_name_or_path": "x"}, "datasets": [{"path": "rows.jsonl"}]}
+    job = Job(id="a", spec=JobSpec.model_validate(spec))
     lines.on_event(
         job,
         Event(

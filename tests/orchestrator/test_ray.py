@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import psutil
 import pytest
 from rich.console import Console
 
 from jobs.loading import load_files
 from jobs.records import Event, Job, JobState
 from orchestrator.clusters.ray_cluster import RayCluster
+from orchestrator.journal import Journal, Submission
+from orchestrator.lives import Lives
 from orchestrator.run import check
 from orchestrator.scheduler import Scheduler
 from workers import artifact
@@ -45,6 +44,9 @@ class Recorder:
     def on_evaluation(self, job: Job, report: object) -> None:
         pass
 
+    def on_resume(self, job: Job, report: object) -> None:
+        pass
+
     def on_log(self, job: Job, message: str) -> None:
         pass
 
@@ -56,14 +58,16 @@ def cluster() -> Iterator[RayCluster]:
     started.shutdown()
 
 
-def schedule(specs: Path, cluster: RayCluster, staging: Path, recorder: Recorder) -> Scheduler:
+def schedule(specs: Path, cluster: RayCluster, folder: Path, recorder: Recorder) -> Scheduler:
     loaded = load_files([specs])
+    journal = Journal(folder / "journal.db")
+    journal.submit([Submission(job_id=one.spec.name, spec=one.spec) for one in loaded], at=0.0)
     return Scheduler(
         [Job(id=one.spec.name, spec=one.spec) for one in loaded],
         check(loaded, token_budget=4096, console=QUIET),
         cluster,
-        WorkerSettings(staging_dir=staging),
-        [recorder],
+        WorkerSettings(staging_dir=folder / "staging", checkpoints_dir=folder / "checkpoints"),
+        Lives(journal, folder / "checkpoints", [recorder]),
         publish=lambda _job, staged: staged,
     )
 
@@ -81,7 +85,7 @@ def test_two_bases_on_two_workers_of_one_machine(
 ) -> None:
     specs = write_specs({}, {"model": {"model_name_or_path": str(other_base)}}, {})
     recorder = Recorder()
-    scheduler = schedule(specs, cluster, tmp_path / "staging", recorder)
+    scheduler = schedule(specs, cluster, tmp_path, recorder)
     drive(scheduler)
     assert {job.state for job in scheduler.jobs.values()} == {JobState.SUCCEEDED}
     workers = {job.id: job.worker_id for job in scheduler.jobs.values()}
@@ -89,7 +93,7 @@ def test_two_bases_on_two_workers_of_one_machine(
     # The workers stepped on their own and told of every step, in each job's order.
     for job_id in scheduler.jobs:
         assert [step for one, step in recorder.steps if one == job_id] == [1, 2, 3, 4]
-        assert artifact.verify(tmp_path / "staging" / job_id)["metrics"]["step"] == 4
+        assert artifact.verify(Path(scheduler.jobs[job_id].artifact or ""))["metrics"]["step"] == 4
     life = [event.state for event in recorder.events if event.job_id == "job-0"]
     assert life == [JobState.STARTING, JobState.RUNNING, JobState.SUCCEEDED]
 
@@ -97,53 +101,25 @@ def test_two_bases_on_two_workers_of_one_machine(
 def test_jobs_of_one_base_are_spread_over_both_workers(
     tmp_path: Path, cluster: RayCluster, write_specs: WriteSpecs
 ) -> None:
-    scheduler = schedule(write_specs({}, {}, {}, {}), cluster, tmp_path / "staging", Recorder())
+    scheduler = schedule(write_specs({}, {}, {}, {}), cluster, tmp_path, Recorder())
     drive(scheduler)
     placed = [job.worker_id for job in scheduler.jobs.values()]
     assert sorted(placed.count(worker) for worker in set(placed)) == [2, 2]
 
 
-def test_a_worker_that_raises_is_reported_with_its_tracebacks_last_line(
+def test_a_base_that_cannot_be_loaded_is_reported_with_its_tracebacks_last_line(
     tmp_path: Path, cluster: RayCluster, write_specs: WriteSpecs, tiny_base: Path
 ) -> None:
     broken = shutil.copytree(tiny_base, tmp_path / "broken")
     weights = broken / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
     specs = write_specs({"model": {"model_name_or_path": str(broken)}}, {})
-    scheduler = schedule(specs, cluster, tmp_path / "staging", Recorder())
+    scheduler = schedule(specs, cluster, tmp_path, Recorder())
     drive(scheduler)
     failed, healthy = scheduler.jobs.values()
     assert (failed.state, failed.reason) == (JobState.FAILED, "worker_lost")
     assert "BaseModelError: the weights cannot be loaded" in failed.message
     assert healthy.state is JobState.SUCCEEDED
-
-
-def test_a_killed_worker_fails_its_jobs_and_no_other(
-    tmp_path: Path, cluster: RayCluster, write_specs: WriteSpecs, other_base: Path
-) -> None:
-    def kill_the_worker_of_the_endless_job() -> None:
-        for process in psutil.process_iter(["cmdline", "environ"]):
-            if "ray::_WorkerActor" in " ".join(process.info["cmdline"] or []):
-                actors.append(process.pid)
-        scheduler.tick(0)
-        os.kill(max(actors, key=lambda pid: psutil.Process(pid).cpu_times().user), signal.SIGKILL)
-
-    actors: list[int] = []
-    specs = write_specs({"training": {"max_steps": 1_000_000}}, {"training": {"max_steps": 1_000_000}})
-    scheduler = schedule(specs, cluster, tmp_path / "staging", Recorder(kill_the_worker_of_the_endless_job))
-    for _ in range(600):
-        scheduler.tick(0.1)
-        lost = [job for job in scheduler.jobs.values() if job.state is JobState.FAILED]
-        if lost:
-            break
-    [job] = lost
-    assert job.reason == "worker_lost"
-    assert "died" in job.message
-    [other] = [one for one in scheduler.jobs.values() if one is not job]
-    assert other.state in (JobState.STARTING, JobState.RUNNING)
-    scheduler.cancel(other.id, "enough")
-    assert scheduler.is_done
-    scheduler.tick(0)
 
 
 def test_the_token_that_opens_rays_ports_is_private(cluster: RayCluster) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,8 @@ from peft import PeftModel
 from rich.console import Console
 from transformers import AutoModelForCausalLM
 
-from jobs.errors import LoraloomError, SpecError
-from orchestrator.output_directory import OutputDirectory
+from jobs.errors import SpecError
+from orchestrator.journal import Journal, JournalLocked
 from orchestrator.run import RunOptions, run
 from orchestrator.summary import RunSummary
 from workers import artifact
@@ -136,18 +137,18 @@ def test_a_damaged_artifact_is_refused_not_trusted(tmp_path: Path, write_specs: 
 
 
 def test_two_runs_cannot_share_a_directory(tmp_path: Path, write_specs: WriteSpecs) -> None:
-    files = OutputDirectory(tmp_path / "out")
-    try:
-        with pytest.raises(LoraloomError, match="another run is using"):
-            run_in_process(write_specs({}), tmp_path / "out")
-    finally:
-        files.close()
+    (tmp_path / "out").mkdir()
+    with (
+        Journal(tmp_path / "out/journal.db"),
+        pytest.raises(JournalLocked, match=f"is being written by process {os.getpid()} on .*name another folder"),
+    ):
+        run_in_process(write_specs({}), tmp_path / "out")
 
 
 def test_nothing_half_written_stays_behind(tmp_path: Path, write_specs: WriteSpecs) -> None:
     run_in_process(write_specs({}, {}), tmp_path / "out")
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
-        ".lock", "artifacts", "logs", "loss.png", "metrics",
+        "artifacts", "checkpoints", "journal.db", "journal.db.lock", "logs", "loss.png", "metrics",
     ]  # fmt: skip
     assert sorted(path.name for path in (tmp_path / "out/artifacts").iterdir()) == ["job-0", "job-1"]
 

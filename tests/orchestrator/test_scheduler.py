@@ -2,15 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from jobs.records import Assignment, BaseKey, Event, Job, JobState, LogReport, Report, StateReport, StepReport
+from jobs.records import (
+    Assignment,
+    BadCheckpoint,
+    BaseKey,
+    CheckpointRecord,
+    CheckpointReport,
+    Event,
+    Job,
+    JobProgress,
+    JobState,
+    LogReport,
+    Report,
+    ResumeReport,
+    StateReport,
+    StepReport,
+    WorkerStatus,
+)
 from jobs.spec import JobSpec
-from orchestrator.clusters import Observation
+from orchestrator.clusters import End, Observation, WorkerEnd
+from orchestrator.journal import Journal, Submission
+from orchestrator.lives import Listener, Lives
 from orchestrator.placement import Device, NewWorker
+from orchestrator.retries import MOST_FRUITLESS
 from orchestrator.scheduler import Scheduler
 from workers.memory import BaseShape, Demand
 from workers.preflight import Estimate
@@ -25,6 +46,7 @@ class ScriptedCluster:
     def __init__(self, num_devices: int = 1) -> None:
         self.calls: list[tuple[str, str, tuple[str, ...]]] = []
         self.settings: list[WorkerSettings] = []
+        self.assigned: list[tuple[Assignment, ...]] = []
         self.script: list[Observation] = []
         self._num_devices = num_devices
 
@@ -36,10 +58,18 @@ class ScriptedCluster:
 
     def start_worker(self, worker: NewWorker, settings: WorkerSettings, jobs: Sequence[Assignment]) -> None:
         self.settings.append(settings)
+        self.assigned.append(tuple(jobs))
         self.calls.append(("start", worker.id, tuple(job.job_id for job in jobs)))
 
     def assign(self, worker_id: str, jobs: Sequence[Assignment]) -> None:
         self.calls.append(("assign", worker_id, tuple(job.job_id for job in jobs)))
+
+    @property
+    def is_interruptible(self) -> bool:
+        return False
+
+    def preempt(self) -> None:
+        self.calls.append(("preempt", "", ()))
 
     def release(self, worker_id: str, job_id: str) -> None:
         self.calls.append(("release", worker_id, (job_id,)))
@@ -54,8 +84,9 @@ class ScriptedCluster:
     def shutdown(self) -> None:
         self.calls.append(("shutdown", "", ()))
 
-    def says(self, worker_id: str, *reports: Report, error: str | None = None) -> None:
-        self.script.append(Observation(worker_id=worker_id, reports=reports, status=None, error=error))
+    def says(self, worker_id: str, *reports: Report, end: WorkerEnd | None = None) -> None:
+        status = WorkerStatus(worker_id=worker_id, base=estimate("x").base, base_loaded=True, adapters=1, waiting=0)
+        self.script.append(Observation(worker_id=worker_id, reports=reports, status=status, end=end))
 
 
 class Recorder:
@@ -73,6 +104,9 @@ class Recorder:
 
     def on_evaluation(self, job: Job, report: object) -> None:
         pass
+
+    def on_resume(self, job: Job, report: ResumeReport) -> None:
+        self.logs.append(f"resumed at {report.progress.step}")
 
     def on_log(self, job: Job, message: str) -> None:
         self.logs.append(message)
@@ -92,8 +126,30 @@ def estimate(base: str) -> Estimate:
     )
 
 
-def scheduler_of(
-    cluster: ScriptedCluster, bases: dict[str, str], recorder: Recorder | None = None, *, publish_error: str = ""
+SchedulerOf = Callable[..., Scheduler]
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Iterator[Journal]:
+    with Journal(tmp_path / "journal.db") as journal:
+        yield journal
+
+
+@pytest.fixture
+def scheduler_of(tmp_path: Path, journal: Journal) -> SchedulerOf:
+    return partial(make_scheduler, journal, tmp_path / "checkpoints")
+
+
+def make_scheduler(
+    journal: Journal,
+    checkpoints: Path,
+    cluster: ScriptedCluster,
+    bases: dict[str, str],
+    recorder: Listener | None = None,
+    *,
+    publish_error: str = "",
+    max_restarts: int = 0,
+    now: Callable[[], float] = lambda: 0.0,
 ) -> Scheduler:
     def publish(job: Job, staged: str) -> str:
         if publish_error:
@@ -104,19 +160,25 @@ def scheduler_of(
         Job(
             id=name,
             spec=JobSpec.model_validate(
-                {"name": name, "model": {"model_name_or_path": base}, "datasets": [{"path": "rows.jsonl"}]}
+                {
+                    "name": name,
+                    "model": {"model_name_or_path": base},
+                    "datasets": [{"path": "rows.jsonl"}],
+                    "job_recovery": {"max_restarts_on_errors": max_restarts},
+                }
             ),
         )
         for name, base in bases.items()
     ]
+    journal.submit([Submission(job_id=job.id, spec=job.spec) for job in jobs], at=0.0)
     return Scheduler(
         jobs,
         {name: estimate(base) for name, base in bases.items()},
         cluster,
         WorkerSettings(staging_dir=Path("staging")),
-        [recorder or Recorder()],
+        Lives(journal, checkpoints, [recorder or Recorder()], now=lambda: 12.5),
         publish=publish,
-        now=lambda: 12.5,
+        now=now,
     )
 
 
@@ -131,14 +193,14 @@ def state(job_id: str, to: JobState, *, staged: str | None = None) -> StateRepor
     return StateReport(job_id=job_id, state=to, reason="told", message="so", staged_artifact=staged)
 
 
-def test_all_first_jobs_of_a_worker_are_there_before_its_first_step() -> None:
+def test_all_first_jobs_of_a_worker_are_there_before_its_first_step(scheduler_of: SchedulerOf) -> None:
     cluster = ScriptedCluster()
     scheduler_of(cluster, {"a": "x", "b": "x", "c": "x"}).tick()
     assert cluster.calls == [("start", "w0", ("a", "b", "c"))]
     assert cluster.settings[0].capacity_bytes == 8 * GIB
 
 
-def test_a_job_lives_from_placed_to_published_and_its_worker_ends_with_the_last() -> None:
+def test_a_job_lives_from_placed_to_published_and_its_worker_ends_with_the_last(scheduler_of: SchedulerOf) -> None:
     cluster, recorder = ScriptedCluster(), Recorder()
     scheduler = scheduler_of(cluster, {"a": "x"}, recorder)
     scheduler.tick()
@@ -157,19 +219,21 @@ def test_a_job_lives_from_placed_to_published_and_its_worker_ends_with_the_last(
     assert cluster.calls[-1] == ("stop", "w0", ())
 
 
-def test_a_worker_that_is_lost_fails_its_jobs_with_its_last_words_and_no_other() -> None:
+def test_a_base_that_cannot_be_used_fails_its_jobs_with_the_workers_last_words_and_no_other(
+    scheduler_of: SchedulerOf,
+) -> None:
     cluster = ScriptedCluster(num_devices=2)
     scheduler = scheduler_of(cluster, {"a": "x", "b": "y"})
     scheduler.tick()
-    cluster.says("w0", error="ValueError: broken")
+    cluster.says("w0", end=WorkerEnd(kind=End.UNUSABLE, message="BaseModelError: broken"))
     scheduler.tick()
     lost, other = scheduler.jobs.values()
-    assert (lost.state, lost.reason, lost.message) == (JobState.FAILED, "worker_lost", "w0: ValueError: broken")
+    assert (lost.state, lost.reason, lost.message) == (JobState.FAILED, "worker_lost", "w0: BaseModelError: broken")
     assert other.state is JobState.STARTING
     assert ("stop", "w0", ()) not in cluster.calls
 
 
-def test_a_base_without_a_device_waits_for_one_and_gets_it() -> None:
+def test_a_base_without_a_device_waits_for_one_and_gets_it(scheduler_of: SchedulerOf) -> None:
     cluster = ScriptedCluster(num_devices=1)
     scheduler = scheduler_of(cluster, {"a": "x", "b": "y"})
     scheduler.tick()
@@ -181,7 +245,7 @@ def test_a_base_without_a_device_waits_for_one_and_gets_it() -> None:
     assert cluster.calls == [("start", "w0", ("a",)), ("stop", "w0", ()), ("start", "w1", ("b",))]
 
 
-def test_an_artifact_that_cannot_be_published_fails_the_job_with_the_reason() -> None:
+def test_an_artifact_that_cannot_be_published_fails_the_job_with_the_reason(scheduler_of: SchedulerOf) -> None:
     cluster = ScriptedCluster()
     scheduler = scheduler_of(cluster, {"a": "x"}, publish_error="a file is missing")
     scheduler.tick()
@@ -192,7 +256,144 @@ def test_an_artifact_that_cannot_be_published_fails_the_job_with_the_reason() ->
     assert "a file is missing" in job.message
 
 
-def test_cancelling_releases_the_job_once_and_late_reports_change_nothing() -> None:
+def record_of(job_id: str, number: int, *, attempt: int = 1) -> CheckpointRecord:
+    return CheckpointRecord(
+        job_id=job_id, attempt=attempt, step=number, micro_batch=0, folder=f"step-{number}-a{attempt}",
+        manifest_sha256="0" * 64, size_bytes=1,
+    )  # fmt: skip
+
+
+LOST = WorkerEnd(kind=End.LOST, message="its process died")
+
+
+def test_jobs_of_a_lost_worker_go_on_at_a_new_one_from_their_checkpoints_uncharged(
+    scheduler_of: SchedulerOf, journal: Journal
+) -> None:
+    cluster = ScriptedCluster()
+    scheduler = scheduler_of(cluster, {"a": "x", "b": "x"})
+    scheduler.tick()
+    saved = CheckpointReport(record=record_of("a", 2))
+    cluster.says("w0", state("a", JobState.RUNNING), step("a", 1), step("a", 2), saved, step("a", 3), end=LOST)
+    scheduler.tick()
+    assert [job.state for job in scheduler.jobs.values()] == [JobState.PENDING, JobState.PENDING]
+    scheduler.tick()
+    assert cluster.calls[-1] == ("start", "w1", ("a", "b"))
+    assigned = {one.job_id: one for one in cluster.assigned[-1]}
+    assert assigned["a"].attempt == 2
+    assert assigned["a"].checkpoints == (saved.record,)
+    assert [attempt.charged for attempt in journal.attempts("a")] == [False, False]
+    assert [attempt.is_open for attempt in journal.attempts("a")] == [False, True]
+
+
+def test_a_stale_attempt_is_not_heard_whatever_it_says(scheduler_of: SchedulerOf, journal: Journal) -> None:
+    cluster, recorder = ScriptedCluster(), Recorder()
+    scheduler = scheduler_of(cluster, {"a": "x"}, recorder)
+    scheduler.tick()
+    cluster.says("w0", state("a", JobState.RUNNING), end=LOST)
+    scheduler.tick()
+    scheduler.tick()
+    told = list(recorder.events)
+    for worker_id in ("w0", "w1"):
+        late = [step("a", 4), CheckpointReport(record=record_of("a", 4)), state("a", JobState.SUCCEEDED, staged="s/a")]
+        cluster.says(worker_id, *late)
+        scheduler.tick()
+    job = scheduler.jobs["a"]
+    assert (job.state, job.attempt, job.progress.step, job.artifact) == (JobState.STARTING, 2, 0, None)
+    assert journal.checkpoints("a") == ()
+    assert recorder.events == told
+
+
+def test_an_error_of_the_jobs_own_is_retried_after_a_while_and_charged_until_its_restarts_are_used_up(
+    scheduler_of: SchedulerOf, journal: Journal
+) -> None:
+    clock = [100.0]
+    cluster = ScriptedCluster()
+    scheduler = scheduler_of(cluster, {"a": "x"}, max_restarts=1, now=lambda: clock[0])
+    job = scheduler.jobs["a"]
+    scheduler.tick()
+    cluster.says("w0", state("a", JobState.RUNNING), state("a", JobState.FAILED))
+    scheduler.tick()
+    assert (job.state, job.num_charged) == (JobState.RECOVERING, 1)
+    clock[0] += 1.9
+    scheduler.tick()
+    assert job.state is JobState.RECOVERING
+    clock[0] += 0.2
+    scheduler.tick()
+    assert cluster.calls[-1] == ("assign", "w0", ("a",))
+    running = replace(state("a", JobState.RUNNING), attempt=2)
+    saved = CheckpointReport(record=record_of("a", 3, attempt=2))
+    cluster.says("w0", running, saved, replace(state("a", JobState.FAILED), attempt=2))
+    scheduler.tick()
+    assert (job.state, job.reason, job.num_charged) == (JobState.FAILED, "told", 2)
+    assert "checkpoint of step 3 is kept" in job.message
+    assert journal.checkpoints("a") == (saved.record,)
+
+
+def test_what_is_sure_to_repeat_is_not_tried_again(scheduler_of: SchedulerOf) -> None:
+    cluster = ScriptedCluster()
+    scheduler = scheduler_of(cluster, {"a": "x"}, max_restarts=5)
+    scheduler.tick()
+    cluster.says("w0", replace(state("a", JobState.FAILED), reason="nonfinite"))
+    scheduler.tick()
+    assert scheduler.jobs["a"].state is JobState.FAILED
+
+
+def test_a_job_that_loses_every_worker_before_its_first_step_fails_in_the_end(scheduler_of: SchedulerOf) -> None:
+    clock = [0.0]
+    cluster = ScriptedCluster()
+    scheduler = scheduler_of(cluster, {"a": "x"}, now=lambda: clock[0])
+    for number in range(MOST_FRUITLESS):
+        scheduler.tick()
+        cluster.says(f"w{number}", end=LOST)
+        scheduler.tick()
+        clock[0] += 1000.0
+    assert scheduler.jobs["a"].state is JobState.FAILED
+    assert "before its first step" in scheduler.jobs["a"].message
+
+
+def test_preempting_saves_and_takes_all_jobs_back_uncharged(scheduler_of: SchedulerOf, journal: Journal) -> None:
+    cluster = ScriptedCluster()
+    scheduler = scheduler_of(cluster, {"a": "x", "b": "x"})
+    scheduler.tick()
+    cluster.says("w0", state("a", JobState.RUNNING), step("a", 1))
+    scheduler.tick()
+    preempted = WorkerEnd(kind=End.PREEMPTED, message="told to stop")
+    cluster.says("w0", CheckpointReport(record=record_of("a", 1)), end=preempted)
+    scheduler.preempt(30.0, "interrupted")
+    assert [job.state for job in scheduler.jobs.values()] == [JobState.PENDING, JobState.PENDING]
+    assert not any(job.attempt_is_open or job.num_charged for job in journal.jobs())
+    assert [record.step for record in journal.checkpoints("a")] == [1]
+
+
+def test_old_checkpoints_go_and_a_bad_one_is_never_used_again(
+    scheduler_of: SchedulerOf, journal: Journal, tmp_path: Path
+) -> None:
+    cluster, recorder = ScriptedCluster(), Recorder()
+    scheduler = scheduler_of(cluster, {"a": "x"}, recorder)
+    scheduler.tick()
+    records = [record_of("a", number) for number in (1, 2, 3)]
+    for record in records:
+        (tmp_path / "checkpoints/a" / record.folder).mkdir(parents=True)
+    cluster.says("w0", state("a", JobState.RUNNING), *(CheckpointReport(record=one) for one in records), end=LOST)
+    scheduler.tick()
+    assert journal.checkpoints("a") == (records[2], records[1])
+    assert sorted(one.name for one in (tmp_path / "checkpoints/a").iterdir()) == ["step-2-a1", "step-3-a1"]
+    scheduler.tick()
+    bad = BadCheckpoint(record=records[2], problem="has a flipped bit")
+    resumed = ResumeReport(
+        job_id="a", record=records[1], progress=JobProgress(step=2, total_steps=4, tokens=40), evaluated_at=-1,
+        quarantined=(bad,), attempt=2,
+    )  # fmt: skip
+    cluster.says("w1", resumed)
+    scheduler.tick()
+    assert journal.checkpoints("a") == (records[1],)
+    assert [one.problem for one in journal.quarantined("a")] == ["has a flipped bit"]
+    assert ("a", JobState.STARTING, "checkpoint_quarantined") in recorder.events
+    assert recorder.logs == ["resumed at 2"]
+    assert scheduler.jobs["a"].progress.step == 2
+
+
+def test_cancelling_releases_the_job_once_and_late_reports_change_nothing(scheduler_of: SchedulerOf) -> None:
     cluster = ScriptedCluster()
     scheduler = scheduler_of(cluster, {"a": "x", "b": "x"})
     scheduler.tick()
@@ -206,7 +407,7 @@ def test_cancelling_releases_the_job_once_and_late_reports_change_nothing() -> N
     assert [job.id for job in scheduler.neighbours(scheduler.jobs["b"])] == []
 
 
-def test_neighbours_are_the_live_jobs_of_the_same_worker() -> None:
+def test_neighbours_are_the_live_jobs_of_the_same_worker(scheduler_of: SchedulerOf) -> None:
     cluster = ScriptedCluster(num_devices=2)
     scheduler = scheduler_of(cluster, {"a": "x", "b": "y", "c": "x"})
     scheduler.tick()
@@ -215,7 +416,7 @@ def test_neighbours_are_the_live_jobs_of_the_same_worker() -> None:
     assert scheduler.neighbours(scheduler.jobs["b"]) == []
 
 
-def test_a_state_may_not_be_left_once_it_is_final() -> None:
+def test_a_state_may_not_be_left_once_it_is_final(scheduler_of: SchedulerOf) -> None:
     cluster = ScriptedCluster()
     scheduler = scheduler_of(cluster, {"a": "x"})
     scheduler.tick()

@@ -12,14 +12,8 @@ import pytest
 import torch
 from peft import PeftModel
 
-from jobs.checkpoints import (
-    CheckpointError,
-    CheckpointMismatchError,
-    CheckpointRecord,
-    DataFingerprints,
-    DiskFullError,
-    folder_name,
-)
+from jobs.checkpoints import CheckpointError, CheckpointMismatchError, DataFingerprints, DiskFullError, folder_name
+from jobs.records import CheckpointRecord
 from tests.models import make_spec, tiny_gpt2, tiny_llama
 from tests.workers.snapshots import IDENTITY, SURROUNDINGS, assert_same, make_snapshot, make_standing
 from workers import artifact

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from jobs.checkpoints import CheckpointRecord, folder_name
+from jobs.checkpoints import folder_name
+from jobs.records import CheckpointRecord
 from tests.kills import killed
 from tests.workers.snapshots import IDENTITY, assert_same, make_snapshot
 from workers.checkpoint import load, save

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 
-from jobs.checkpoints import CheckpointError, CheckpointMismatchError, CheckpointRecord
+from jobs.checkpoints import CheckpointError, CheckpointMismatchError
+from jobs.records import CheckpointRecord
 from tests.workers.snapshots import IDENTITY, assert_same, make_snapshot
 from workers import checkpoint
 from workers.checkpoint import load, save, verify

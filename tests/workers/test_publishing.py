@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from jobs.checkpoints import CheckpointRecord, DiskFullError
+from jobs.checkpoints import DiskFullError
+from jobs.records import CheckpointRecord
 from tests.workers.disk import Disk, PowerCut
 from tests.workers.snapshots import IDENTITY, assert_same, make_snapshot
 from workers import publishing

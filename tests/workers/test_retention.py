@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from jobs.checkpoints import CheckpointMismatchError, CheckpointRecord
+from jobs.checkpoints import CheckpointMismatchError
+from jobs.records import CheckpointRecord
 from tests.workers.snapshots import IDENTITY, assert_same, make_snapshot
 from workers import publishing
 from workers.checkpoint import save, verify

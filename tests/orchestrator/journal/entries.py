@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from jobs.checkpoints import CheckpointRecord, folder_name
-from jobs.records import JobState
+from jobs.checkpoints import folder_name
+from jobs.records import CheckpointRecord, JobState
 from jobs.spec import JobSpec
 from orchestrator.journal import Journal, Submission
 

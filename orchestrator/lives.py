@@ -1,0 +1,214 @@
+"""The lives of jobs: every change goes into the journal first, then into memory, then to whoever listens."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+from jobs.checkpoints import DiskFullError
+from jobs.records import (
+    ALLOWED_TRANSITIONS,
+    BadCheckpoint,
+    CheckpointRecord,
+    EvalReport,
+    Event,
+    Job,
+    JobState,
+    ResumeReport,
+    StepReport,
+)
+from orchestrator.journal import Journal
+from workers.retention import prune, superseded
+
+_RETRY_SECONDS = 1.0
+_PROGRESS_SECONDS = 5.0
+Result = TypeVar("Result")
+
+
+class Listener(Protocol):
+    """Who wants to know: the files on disk and the table on the screen."""
+
+    def on_event(self, job: Job, event: Event) -> None:
+        """A job changed state, or something happened to it."""
+        ...
+
+    def on_step(self, job: Job, report: StepReport) -> None:
+        """A job took an optimizer step."""
+        ...
+
+    def on_evaluation(self, job: Job, report: EvalReport) -> None:
+        """A job was evaluated."""
+        ...
+
+    def on_resume(self, job: Job, report: ResumeReport) -> None:
+        """A job is about to go on from a checkpoint; what came after it did not happen."""
+        ...
+
+    def on_log(self, job: Job, message: str) -> None:
+        """Something that a job's owner should know."""
+        ...
+
+
+class Lives:
+    """The only writer of the journal while a run goes on."""
+
+    def __init__(
+        self,
+        journal: Journal,
+        checkpoints_dir: Path,
+        listeners: Sequence[Listener],
+        *,
+        now: Callable[[], float] = time.time,
+        sleep: Callable[[float], None] = time.sleep,
+        warn: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        """Write to an open journal.
+
+        Args:
+            journal: Has all the jobs that will be spoken of.
+            checkpoints_dir: A folder a job below it.
+            listeners: Told of every change, once it is durable.
+            now: Seconds since the epoch, for events.
+            sleep: Waits for room on a full disk.
+            warn: Tells a person, at once, why nothing goes on.
+        """
+        self._journal = journal
+        self._checkpoints_dir = checkpoints_dir
+        self._listeners = list(listeners)
+        self._now = now
+        self._sleep = sleep
+        self._warn = warn
+        self._recorded_at = 0.0
+
+    def start_attempt(self, job: Job, worker_id: str, message: str) -> None:
+        """Hand a job to a worker; the attempt's number is in the job then."""
+        self._require(job, JobState.STARTING)
+        number, event = self._durably(
+            lambda: self._journal.start_attempt(
+                job.id, worker_id=worker_id, reason="placed", message=message, at=self._now()
+            )
+        )
+        job.attempt, job.worker_id = number, worker_id
+        self._tell(job, event)
+
+    def end_attempt(self, job: Job, state: JobState, reason: str, message: str, *, charged: bool = False) -> None:
+        """Take a job back from its worker, to be tried again."""
+        self._require(job, state)
+        event = self._durably(
+            lambda: self._journal.end_attempt(
+                job.id,
+                attempt=job.attempt,
+                state=state,
+                reason=reason,
+                message=message,
+                at=self._now(),
+                charged=charged,
+            )
+        )
+        job.num_charged += charged
+        job.worker_id = None
+        self._tell(job, event)
+
+    def change(
+        self,
+        job: Job,
+        state: JobState,
+        reason: str,
+        message: str,
+        *,
+        artifact: str | None = None,
+        charged: bool = False,
+    ) -> None:
+        """Change a job's state. One that ends the job ends its attempt too."""
+        self._require(job, state)
+        event = self._durably(
+            lambda: self._journal.change(
+                job.id,
+                attempt=None,
+                state=state,
+                reason=reason,
+                message=message,
+                at=self._now(),
+                charged=charged,
+                artifact=artifact,
+                progress=job.progress,
+            )
+        )
+        job.num_charged += charged
+        job.artifact = artifact or job.artifact
+        self._tell(job, event)
+
+    def commit_checkpoint(self, job: Job, record: CheckpointRecord) -> None:
+        """Make it the one to go on from, and let go of those beyond `save_total_limit`."""
+        keep = job.spec.training.save_total_limit
+        self._durably(lambda: self._journal.commit_checkpoint(record, progress=job.progress))
+        job.checkpoints = (record, *job.checkpoints)
+        old = superseded(job.checkpoints, keep)
+        if old:
+            self._durably(lambda: self._journal.forget_checkpoints(job.id, [one.folder for one in old]))
+            prune(job.checkpoints, keep, self._checkpoints_dir / job.id)
+            job.checkpoints = tuple(one for one in job.checkpoints if one not in old)
+
+    def resume(self, job: Job, report: ResumeReport) -> None:
+        """A new attempt has found what it goes on from; bad checkpoints that it met are never used again."""
+        for bad in report.quarantined:
+            self._quarantine(job, bad)
+        for listener in self._listeners:
+            listener.on_resume(job, report)
+
+    def step(self, job: Job, report: StepReport) -> None:
+        """Pass on."""
+        for listener in self._listeners:
+            listener.on_step(job, report)
+
+    def evaluation(self, job: Job, report: EvalReport) -> None:
+        """Pass on."""
+        for listener in self._listeners:
+            listener.on_evaluation(job, report)
+
+    def log(self, job: Job, message: str) -> None:
+        """Pass on."""
+        for listener in self._listeners:
+            listener.on_log(job, message)
+
+    def record_progress(self, jobs: Sequence[Job]) -> None:
+        """Keep how far jobs are, every few seconds; for show, so a full disk may keep it from happening."""
+        if self._now() - self._recorded_at < _PROGRESS_SECONDS:
+            return
+        self._recorded_at = self._now()
+        try:
+            self._journal.record_progress({job.id: job.progress for job in jobs})
+        except DiskFullError:
+            return
+
+    def _quarantine(self, job: Job, bad: BadCheckpoint) -> None:
+        job.checkpoints = tuple(one for one in job.checkpoints if one.folder != bad.record.folder)
+        event = self._durably(
+            lambda: self._journal.quarantine_checkpoint(bad.record, problem=bad.problem, at=self._now())
+        )
+        if event is not None:
+            for listener in self._listeners:
+                listener.on_event(job, event)
+
+    def _tell(self, job: Job, event: Event) -> None:
+        job.state, job.reason, job.message = event.state, event.reason, event.message
+        for listener in self._listeners:
+            listener.on_event(job, event)
+
+    def _durably(self, write: Callable[[], Result]) -> Result:
+        """Write to the journal; on a full disk wait for room, since nothing may happen that is not in it."""
+        told = False
+        while True:
+            try:
+                return write()
+            except DiskFullError as error:
+                if not told:
+                    self._warn(f"{error}; waiting for it")
+                told = True
+                self._sleep(_RETRY_SECONDS)
+
+    @staticmethod
+    def _require(job: Job, state: JobState) -> None:
+        assert state in ALLOWED_TRANSITIONS[job.state], f"{job.id}: {job.state} -> {state}"

@@ -1,0 +1,234 @@
+"""When a worker's jobs are saved, and what they go on from.
+
+Snapshots are taken on the thread that trains, which holds the jobs still for as long as copying takes; files are
+written on one thread beside it. A job has one save under way at most: what falls due meanwhile is done at the next
+boundary after it, so that a slow disk never stops the neighbours.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from jobs.checkpoints import CheckpointIdentity, DataFingerprints, DiskFullError, Surroundings
+from jobs.records import Assignment, BadCheckpoint, BaseKey, CheckpointRecord, JobProgress, ResumeReport
+from workers import checkpoint
+from workers.base_model import BaseModel
+from workers.capture import capture, restore
+from workers.job_run import JobRun
+from workers.publishing import free_bytes
+from workers.retention import load_newest
+
+RETRY_SECONDS = 5.0
+"""Between two tries of a job that waits for room on the disk."""
+
+Position = tuple[int, int]
+"""Step, and micro-batch of the next one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Saved:
+    """What came of a save."""
+
+    job_id: str
+    record: CheckpointRecord | None = None
+    error: Exception | None = None
+    """Set where there is no record."""
+
+
+@dataclass
+class _Enrolled:
+    """A job that is to be saved."""
+
+    identity: CheckpointIdentity
+    peft_config: Mapping[str, Any]
+    saved_at: Position = (0, 0)
+    """Where its newest checkpoint stands; a fresh job can be had again for nothing."""
+    under_way: Future[CheckpointRecord] | None = None
+    position: Position = (0, 0)
+    """Of what is under way."""
+    held_for: DiskFullError | None = None
+    """Set while the job is held for want of room."""
+    retry_at: float = 0.0
+
+
+class JobSaver:
+    """Saves the jobs of one worker. One thread at a time may call it."""
+
+    def __init__(
+        self,
+        root: Path | None,
+        key: BaseKey,
+        base: BaseModel,
+        surroundings: Surroundings,
+        *,
+        now: Callable[[], float] = time.monotonic,
+        save: Callable[..., CheckpointRecord] = checkpoint.save,
+    ) -> None:
+        """Save below `root`, a folder a job; nowhere and never where it is `None`."""
+        self._root = root
+        self._key = key
+        self._base = base
+        self._surroundings = surroundings
+        self._now = now
+        self._save = save
+        self._jobs: dict[str, _Enrolled] = {}
+        self._writer = ThreadPoolExecutor(1, "saving")
+
+    def enrol(self, run: JobRun, assignment: Assignment) -> ResumeReport | None:
+        """Take a fresh run in, and let it stand where the newest good one of its checkpoints does.
+
+        Returns:
+            What it goes on from; `None` for a job's first attempt.
+
+        Raises:
+            CheckpointMismatchError: Its checkpoints are of another spec, base or data.
+            OSError: The disk cannot be read.
+        """
+        if self._root is None:
+            return None
+        job = _Enrolled(
+            identity=self._identity(run, assignment.attempt),
+            peft_config=checkpoint.peft_config(run.spec, self._key, run.adapter.targets, self._base.shapes),
+        )
+        self._jobs[run.job_id] = job
+        if assignment.attempt == 1:
+            return None
+        found = load_newest(self._root / run.job_id, assignment.checkpoints, job.identity)
+        differences: tuple[str, ...] = ()
+        if found.snapshot is not None:
+            restore(run, found.snapshot)
+            differences = found.snapshot.surroundings.differences(self._surroundings)
+            job.saved_at = (run.step, found.snapshot.standing.micro_batch)
+        return ResumeReport(
+            job_id=run.job_id,
+            record=found.record,
+            progress=_progress(run),
+            evaluated_at=run.evaluated_at,
+            quarantined=tuple(BadCheckpoint(record=bad.record, problem=str(bad.error)) for bad in found.quarantined),
+            differences=differences,
+        )
+
+    def _identity(self, run: JobRun, attempt: int) -> CheckpointIdentity:
+        data = run.data
+        return CheckpointIdentity(
+            job_id=run.job_id,
+            attempt=attempt,
+            spec_sha256=run.spec.spec_sha256(),
+            base=self._key,
+            base_fingerprint=self._base.fingerprint,
+            data=DataFingerprints(
+                train=data.train.fingerprint,
+                evaluation=data.evaluation.fingerprint if data.evaluation is not None else None,
+            ),
+        )
+
+    def save_due(self, runs: Iterable[JobRun]) -> None:
+        """Begin to save those that stand between two steps and have passed a multiple of their `save_steps`."""
+        for run in runs:
+            job = self._jobs.get(run.job_id)
+            if job is None or job.under_way is not None:
+                continue
+            every = run.spec.training.save_steps
+            is_due = run.is_between_steps and run.step // every > job.saved_at[0] // every
+            if job.held_for is not None:
+                is_due = self._has_room_again(job)
+                if is_due and _position(run) == job.saved_at:
+                    job.held_for, is_due = None, False
+            if is_due:
+                self._begin(run, job)
+
+    def save_all(self, runs: Iterable[JobRun]) -> list[Saved]:
+        """Save every job where it stands, half-done accumulations too, and wait for the disk.
+
+        What is under way is waited for first: where it is of that very place, nothing is left to do.
+        """
+        known = [(run, self._jobs[run.job_id]) for run in runs if run.job_id in self._jobs]
+        results = self.collect(wait=True)
+        for run, job in known:
+            if _position(run) != job.saved_at:
+                self._begin(run, job)
+        return results + self.collect(wait=True)
+
+    def collect(self, job_id: str | None = None, *, wait: bool = False) -> list[Saved]:
+        """What has come of saves since the last call: of all jobs, or of one.
+
+        Args:
+            job_id: Only of this one.
+            wait: For all that is under way; without it nothing is waited for.
+        """
+        results = []
+        for one, job in self._jobs.items():
+            future = job.under_way
+            if future is None or (job_id is not None and one != job_id) or not (wait or future.done()):
+                continue
+            job.under_way = None
+            try:
+                results.append(Saved(job_id=one, record=future.result()))
+                job.saved_at, job.held_for = job.position, None
+            except Exception as error:
+                results.append(Saved(job_id=one, error=error))
+        return results
+
+    def hold(self, job_id: str, error: DiskFullError) -> bool:
+        """Keep a job still until there is room and a save of it has gone well; false for one that is never saved."""
+        job = self._jobs.get(job_id)
+        if job is None:
+            return False
+        job.held_for, job.retry_at = error, self._now() + RETRY_SECONDS
+        return True
+
+    def is_held(self, job_id: str) -> bool:
+        """Whether the job waits for room on the disk."""
+        job = self._jobs.get(job_id)
+        return job is not None and job.held_for is not None
+
+    def forget(self, job_id: str) -> None:
+        """The job leaves. A save that is under way ends by itself, and counts for nothing."""
+        self._jobs.pop(job_id, None)
+
+    def _has_room_again(self, job: _Enrolled) -> bool:
+        if self._now() < job.retry_at or self._root is None or job.held_for is None:
+            return False
+        free, needed = free_bytes(self._root), job.held_for.needed_bytes
+        return free is None or needed is None or free >= needed
+
+    def _begin(self, run: JobRun, job: _Enrolled) -> None:
+        assert self._root is not None
+        snapshot = capture(run, identity=job.identity, surroundings=self._surroundings, peft_config=job.peft_config)
+        job.position = (snapshot.standing.step, snapshot.standing.micro_batch)
+        job.under_way = self._writer.submit(self._save, snapshot, self._root / run.job_id)
+
+
+def surroundings(device: torch.device) -> Surroundings:
+    """What the bits of a result depend on here."""
+    return Surroundings(
+        versions={name: version(name) for name in ("loraloom", "torch", "transformers")},
+        device_type=device.type,
+        num_threads=torch.get_num_threads(),
+    )
+
+
+def _position(run: JobRun) -> Position:
+    return run.step, run.standing.micro_batch
+
+
+def _progress(run: JobRun) -> JobProgress:
+    step, evaluation = run.last_step, run.last_eval
+    return JobProgress(
+        step=run.step,
+        total_steps=run.total_steps,
+        epoch=run.epoch,
+        train_loss=step.loss if step is not None and step.logged else None,
+        eval_loss=evaluation.loss if evaluation is not None else None,
+        eval_exact_match=evaluation.exact_match if evaluation is not None else None,
+        tokens=run.tokens,
+        busy_seconds=run.seconds,
+    )
