@@ -64,7 +64,7 @@ def main() -> None:
         _print_problems(error.problems)
         sys.exit(EXIT_INVALID)
     except LoraloomError as error:
-        _stderr().print(Text(str(error), style="red"))
+        _stderr().print(Text(str(error), style="red"), soft_wrap=True)
         sys.exit(EXIT_FAILED)
     except Exception as error:
         if not hasattr(error, "exit_code"):

@@ -207,12 +207,12 @@ class JobSaver:
         job.under_way = self._writer.submit(self._save, snapshot, self._root / run.job_id)
 
 
-def surroundings(device: torch.device) -> Surroundings:
+def surroundings(device: torch.device, num_threads: int) -> Surroundings:
     """What the bits of a result depend on here."""
     return Surroundings(
         versions={name: version(name) for name in ("loraloom", "torch", "transformers")},
         device_type=device.type,
-        num_threads=torch.get_num_threads(),
+        num_threads=num_threads,
     )
 
 

@@ -161,7 +161,9 @@ class Worker:
         if self.settings.capacity_bytes is None:
             # Free memory is what is left beside the base, which is loaded by now.
             self._capacity_bytes = self._shape.base_bytes + int(0.9 * device_bytes(self.device))
-        self._saver = JobSaver(self.settings.checkpoints_dir, self.key, base, surroundings(self.device))
+        self._saver = JobSaver(
+            self.settings.checkpoints_dir, self.key, base, surroundings(self.device, self._lane_threads)
+        )
         self._started = time.monotonic()
 
     @property
@@ -181,7 +183,8 @@ class Worker:
     def _make_runner(self, base: BaseModel) -> PackRunner:
         threads = torch.get_num_threads() if self.device.type == "cpu" else 1
         num_lanes = self.settings.num_lanes or min(threads, MAX_LANES)
-        return PackRunner(base, num_lanes, max(1, threads // num_lanes))
+        self._lane_threads = max(1, threads // num_lanes)
+        return PackRunner(base, num_lanes, self._lane_threads)
 
     def assign(self, assignments: Iterable[Assignment]) -> None:
         """Queue jobs. They are admitted, in this order, at the next step boundary at which they fit."""
@@ -413,7 +416,8 @@ class Worker:
         wave = self._runner.arrange(pack, on_one_lane=on_one_lane)
         load = load_of(pack)
         measured = load is not None and self._is_worth_measuring(load) and self._meter.begin()
-        taken, failures = self._runner.run(wave, self._take_in)
+        with self._threads_of(pack):
+            taken, failures = self._runner.run(wave, self._take_in)
         if measured and load is not None and not failures:
             adapters = sum(run.demand.adapter_bytes for run in self._runs.values())
             self._fit.observe(load, self._meter.peak_bytes() - self._loaded_bytes - adapters)
@@ -423,6 +427,22 @@ class Worker:
         for failure in failures:
             alone = on_one_lane and len(pack) == 1
             self._run_again(failure, alone=alone)
+
+    @contextmanager
+    def _threads_of(self, pack: Sequence[Member]) -> Iterator[None]:
+        """As many intra-op threads for an `exact` job that runs alone, in this thread, as on a lane beside others.
+
+        The bits of sums depend on it.
+        """
+        before = torch.get_num_threads()
+        if pack[0].is_exclusive and before != self._lane_threads:
+            torch.set_num_threads(self._lane_threads)
+            try:
+                yield
+            finally:
+                torch.set_num_threads(before)
+        else:
+            yield
 
     def _is_worth_measuring(self, load: PackLoad) -> bool:
         """The first packs, and any that is clearly larger than all before."""

@@ -1,0 +1,109 @@
+"""Interrupted = uninterrupted, to the byte: real runs, stopped by real signals at seeded instants."""
+
+from __future__ import annotations
+
+import random
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.faults.nursery import Nursery
+from tests.faults.runs import Run
+
+WriteSpecs = Callable[..., Path]
+
+EXACT: dict[str, Any] = {"scheduling": {"packing": "exact"}, "lora": {"lora_dropout": 0.1}}
+TRAINING = {
+    "max_steps": 18,
+    "per_device_train_batch_size": 2,
+    "gradient_accumulation_steps": 3,
+    "logging_steps": 1,
+    "save_steps": 3,
+    "weight_decay": 0.1,
+    "lr_scheduler_type": "cosine",
+    "eval_strategy": "steps",
+    "eval_steps": 5,
+}
+JOBS: tuple[dict[str, Any], ...] = (
+    {**EXACT, "training": TRAINING},
+    {**EXACT, "training": {**TRAINING, "optim": "sgd", "gradient_accumulation_steps": 1, "seed": 7}},
+    {**EXACT, "training": {**TRAINING, "per_device_train_batch_size": 5, "save_steps": 1}, "val_size": 0},
+)
+ROWS_A_STEP = 6
+
+
+@pytest.fixture
+def specs(write_specs: WriteSpecs) -> Path:
+    jobs = [{**one, "training": {**one["training"]}} for one in JOBS]
+    jobs[2]["training"]["eval_strategy"] = "no"
+    return write_specs(*jobs)
+
+
+@pytest.fixture
+def whole(nursery: Nursery, specs: Path, tmp_path: Path) -> Run:
+    """The run that nobody disturbs."""
+    run = Run(nursery, specs, tmp_path / "whole")
+    run.finish()
+    run.rows_of_epochs(ROWS_A_STEP)
+    return run
+
+
+def same(run: Run, whole: Run) -> None:
+    assert run.adapters() == whole.adapters()
+    assert run.metrics() == whole.metrics()
+    run.rows_of_epochs(ROWS_A_STEP)
+    run.check_history()
+
+
+@pytest.mark.parametrize("seeds", [range(4), pytest.param(range(4, 24), marks=pytest.mark.slow)])
+def test_stopped_at_random_instants_it_ends_with_the_same_bytes(
+    nursery: Nursery, specs: Path, whole: Run, tmp_path: Path, seeds: range
+) -> None:
+    stops = 0
+    for seed in seeds:
+        draw = random.Random(seed)
+        run = Run(nursery, specs, tmp_path / f"run-{seed}")
+        for _ in range(draw.randint(1, 3)):
+            number = draw.choice([signal.SIGKILL, signal.SIGTERM])
+            code = run.stopped(draw.randint(1, 30), draw.random() * 0.05, number)
+            stops += code != 0
+        run.finish()
+        same(run, whole)
+    assert stops > len(seeds) / 2
+
+
+@pytest.mark.parametrize("call", ["write", "fsync", "rename", "mkdir"])
+def test_killed_in_the_middle_of_a_save_it_ends_with_the_same_bytes(
+    nursery: Nursery, specs: Path, whole: Run, tmp_path: Path, call: str
+) -> None:
+    run = Run(nursery, specs, tmp_path / "run")
+    for number in (2, 9):
+        run.start(die_in=(call, number))
+        assert run.wait() == -signal.SIGKILL, run.told()
+    told = run.finish()
+    assert "resumed at step" in told or "starts over" in told
+    same(run, whole)
+    left = [path.name for path in (run.folder / "checkpoints").rglob(".*")]
+    assert left == []
+
+
+def test_terminated_it_loses_at_most_the_step_under_way_and_killed_at_most_save_steps(
+    nursery: Nursery, write_specs: WriteSpecs, tmp_path: Path
+) -> None:
+    training = {**TRAINING, "max_steps": 100, "save_steps": 5, "gradient_accumulation_steps": 2, "eval_strategy": "no"}
+    run = Run(nursery, write_specs({"training": training}, {"training": training}), tmp_path / "run")
+    assert run.stopped(20, 0.0, signal.SIGTERM) == 128 + signal.SIGTERM
+    assert "run the same command again to go on from there" in run.told()
+    stood = run.last_steps()
+    assert run.stopped(30, 0.0, signal.SIGKILL) == -signal.SIGKILL
+    for name, step in run.resumed_at().items():
+        assert step == stood[name]
+    stood = run.last_steps()
+    told = run.finish()
+    assert told.count("resumed at step") == 4
+    for name, step in run.resumed_at().items():
+        # Beside `save_steps`, what was trained while the last checkpoint was being written.
+        assert stood[name] - step <= 5 + 3, (name, stood[name], step)
