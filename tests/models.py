@@ -133,8 +133,9 @@ def make_worker(
     token_budget: int = 4096,
     capacity_bytes: int = 2**33,
     device: str = "cpu",
+    **settings: Any,
 ) -> Worker:
-    """A worker on a ready model that finds a job's rows in `data`, by the job's name."""
+    """A worker on a ready model that finds a job's rows in `data` by its name. `settings` are those of the worker."""
 
     def load_base(key: BaseKey, device: torch.device) -> BaseModel:
         base = BaseModel(model, key, device)
@@ -146,7 +147,7 @@ def make_worker(
     worker = Worker(
         "worker-0",
         BaseKey(model_name_or_path="tiny", revision=None, dtype=DTYPE_NAMES[model.dtype]),
-        WorkerSettings(staging_dir=staging_dir, token_budget=token_budget, capacity_bytes=capacity_bytes),
+        WorkerSettings(staging_dir=staging_dir, token_budget=token_budget, capacity_bytes=capacity_bytes, **settings),
         device=device,
         load_base=load_base,
         load_data=lambda spec, key: data[spec.name],

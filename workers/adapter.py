@@ -14,12 +14,56 @@ import torch
 from torch import Tensor, nn
 
 from jobs.spec import LoraSpec
-from workers.routing import AdapterFactors, Factors
+from workers.routing import AdapterFactors, Factors, Slot
 from workers.seeds import generator
 from workers.targets import Target
 
 _ALIGNMENT_BYTES = 64
 """Every factor starts on a cache line, as a tensor of its own would: BLAS kernels differ by alignment."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """Where the factors of an adapter lie in its flat buffers. A factors of an input group lie one behind the other."""
+
+    dtype: torch.dtype
+    size: int
+    """Numbers in all, alignment included."""
+    ranks: dict[str, int]
+    """Rows that each module's factors have room for."""
+    shapes: dict[str, tuple[int, int]]
+    """(inputs, outputs) of each module."""
+    a_offsets: dict[str, int]
+    b_offsets: dict[str, int]
+
+    @classmethod
+    def of(cls, targets: Mapping[str, Target], groups: Sequence[tuple[str, ...]], dtype: torch.dtype) -> Layout:
+        """Lay out factors of these ranks.
+
+        Args:
+            targets: In the base's order.
+            groups: The base's input groups.
+            dtype: Of the numbers.
+        """
+        multiple = _ALIGNMENT_BYTES // dtype.itemsize
+        a_offsets: dict[str, int] = {}
+        b_offsets: dict[str, int] = {}
+        size = 0
+        for modules in _grouped(targets, groups):
+            for name in modules:
+                a_offsets[name], size = size, size + targets[name].r * targets[name].in_features
+            size = math.ceil(size / multiple) * multiple
+            for name in modules:
+                b_offsets[name], size = size, size + targets[name].r * targets[name].out_features
+                size = math.ceil(size / multiple) * multiple
+        return cls(
+            dtype=dtype,
+            size=size,
+            ranks={name: target.r for name, target in targets.items()},
+            shapes={name: (target.in_features, target.out_features) for name, target in targets.items()},
+            a_offsets=a_offsets,
+            b_offsets=b_offsets,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,8 +77,7 @@ class Adapter:
     factors: AdapterFactors
     """Module name → views into `values` and `grads`."""
     targets: Mapping[str, Target]
-    groups: tuple[tuple[str, ...], ...]
-    """The base's input groups, which order the buffers."""
+    layout: Layout
 
     @property
     def num_parameters(self) -> int:
@@ -53,71 +96,50 @@ def allocate(
     device: torch.device,
     groups: Sequence[tuple[str, ...]] = (),
 ) -> Adapter:
-    """Zero-filled storage for factors of the given targets.
+    """Zero-filled storage of its own for factors of the given targets.
 
     Args:
         targets: In the base's order.
         dtype: Of weights and gradients.
         device: Where they live.
-        groups: The base's input groups: their A factors lie one behind the other, so that one product serves them all.
+        groups: The base's input groups, each of which one down-projection then serves.
     """
-    size, _ = _offsets(targets, groups, dtype)
-    values = torch.zeros(size, dtype=dtype, device=device)
-    grads = torch.zeros_like(values)
+    layout = Layout.of(targets, groups, dtype)
+    values = torch.zeros(layout.size, dtype=dtype, device=device)
+    return in_storage(targets, layout, values, torch.zeros_like(values), None)
+
+
+def in_storage(
+    targets: Mapping[str, Target], layout: Layout, values: Tensor, grads: Tensor, slot: Slot | None
+) -> Adapter:
+    """An adapter in flat buffers that are there already; `slot` says where they lie in a stack, if they do."""
     parameter = nn.Parameter(values)
     parameter.grad = grads
-    return Adapter(
-        values=parameter,
-        grads=grads,
-        factors=_views(targets, groups, values, grads),
-        targets=dict(targets),
-        groups=tuple(groups),
-    )
+    factors = AdapterFactors(_views(targets, layout, values, grads), slot)
+    return Adapter(values=parameter, grads=grads, factors=factors, targets=dict(targets), layout=layout)
 
 
 def with_gradients_in(adapter: Adapter, grads: Tensor) -> AdapterFactors:
     """The same factors, their gradients added into another flat buffer of at least the adapter's size."""
-    return _views(adapter.targets, adapter.groups, adapter.values.detach(), grads)
+    return AdapterFactors(_views(adapter.targets, adapter.layout, adapter.values.detach(), grads))
 
 
-def _views(
-    targets: Mapping[str, Target], groups: Sequence[tuple[str, ...]], values: Tensor, grads: Tensor
-) -> AdapterFactors:
-    _, offsets = _offsets(targets, groups, values.dtype)
-
+def _views(targets: Mapping[str, Target], layout: Layout, values: Tensor, grads: Tensor) -> dict[str, Factors]:
     def view(flat: Tensor, offset: int, rows: int, columns: int) -> Tensor:
         return flat[offset : offset + rows * columns].view(rows, columns)
 
-    return AdapterFactors(
-        {
-            name: Factors(
-                a_RI=view(values, offsets[name][0], target.r, target.in_features),
-                b_OR=view(values, offsets[name][1], target.r, target.out_features).T,
-                grad_a_RI=view(grads, offsets[name][0], target.r, target.in_features),
-                grad_b_OR=view(grads, offsets[name][1], target.r, target.out_features).T,
-                scale=target.scale,
-            )
-            for name, target in targets.items()
-        }
-    )
-
-
-def _offsets(
-    targets: Mapping[str, Target], groups: Sequence[tuple[str, ...]], dtype: torch.dtype
-) -> tuple[int, dict[str, tuple[int, int]]]:
-    """Numbers in all, and for each module where its A and its B begin."""
-    multiple = _ALIGNMENT_BYTES // dtype.itemsize
-    a_offsets: dict[str, int] = {}
-    b_offsets: dict[str, int] = {}
-    size = 0
-    for modules in _grouped(targets, groups):
-        for name in modules:
-            a_offsets[name], size = size, size + targets[name].r * targets[name].in_features
-        size = math.ceil(size / multiple) * multiple
-        for name in modules:
-            b_offsets[name], size = size, size + targets[name].r * targets[name].out_features
-            size = math.ceil(size / multiple) * multiple
-    return size, {name: (a_offsets[name], b_offsets[name]) for name in targets}
+    factors = {}
+    for name, target in targets.items():
+        a_place = (layout.a_offsets[name], target.r, target.in_features)
+        b_place = (layout.b_offsets[name], target.r, target.out_features)
+        factors[name] = Factors(
+            a_RI=view(values, *a_place),
+            b_OR=view(values, *b_place).T,
+            grad_a_RI=view(grads, *a_place),
+            grad_b_OR=view(grads, *b_place).T,
+            scale=target.scale,
+        )
+    return factors
 
 
 def _grouped(targets: Mapping[str, Target], groups: Sequence[tuple[str, ...]]) -> Iterator[tuple[str, ...]]:

@@ -1,8 +1,8 @@
 """Attention for packed rows: every row is a segment of its own and never sees another, not even behind a mask.
 
 One block-diagonal mask over the pack would let a NaN of one row reach all (0 · NaN), and costs the square of the pack.
-Here each row is attended by a call of its own. Registered with transformers' attention interface, so every model that
-goes through it can be packed without padding.
+Here rows are attended one by one, or by a kernel that takes the borders of rows. Registered with transformers'
+attention interface, so every model that goes through it can be packed without padding.
 
 Shape legend: H query heads, G key/value heads, T tokens of the pack, t tokens of a row, D head width.
 """
@@ -13,12 +13,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention.varlen import varlen_attn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
 
 PACKED_ROWS = "loraloom_packed_rows"
 """Name under which transformers finds this attention."""
+
+_VARLEN_DTYPES = (torch.bfloat16, torch.float16)
+"""What variable-length attention takes."""
 
 _REFUSED = ("softcap", "s_aux", "position_bias", "sinks")
 
@@ -63,6 +67,51 @@ def packed_rows_attention(
     if modified or attention_mask is not None or dropout:
         raise NotImplementedError(f"packed rows do not support {modified or 'an attention mask or dropout'}")
     causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
+    if query.is_cuda and query.dtype in _VARLEN_DTYPES:
+        return _in_one_call(query, key, value, row_lengths, scaling, sliding_window, causal), None
+    return _row_by_row(query, key, value, row_lengths, scaling, sliding_window, causal), None
+
+
+def _in_one_call(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    row_lengths: tuple[int, ...],
+    scaling: float | None,
+    window: int | None,
+    causal: bool,
+) -> Tensor:
+    """All rows by torch's variable-length attention, which knows where each begins. It has no form for CPUs."""
+    ends = torch.tensor((0, *row_lengths), dtype=torch.int32).cumsum(0, dtype=torch.int32).to(query.device)
+    longest = max(row_lengths)
+    reach = -1 if window is None else window - 1
+    query_THD, key_THD, value_THD = (part[0].transpose(0, 1) for part in (query, key, value))
+    out_THD = varlen_attn(
+        query_THD,
+        key_THD,
+        value_THD,
+        ends,
+        ends,
+        longest,
+        longest,
+        scale=scaling,
+        window_size=(reach, 0 if causal else reach),
+        enable_gqa=query.shape[1] != key.shape[1],
+    )
+    assert isinstance(out_THD, Tensor)
+    return out_THD[None]
+
+
+def _row_by_row(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    row_lengths: tuple[int, ...],
+    scaling: float | None,
+    sliding_window: int | None,
+    causal: bool,
+) -> Tensor:
+    """Each row by a call of its own: on CPUs, and what the one call is held against."""
     outputs = []
     rows = zip(
         query.split(row_lengths, dim=2), key.split(row_lengths, dim=2), value.split(row_lengths, dim=2), strict=True
@@ -81,7 +130,7 @@ def packed_rows_attention(
                 enable_gqa=query.shape[1] != key.shape[1],
             )
         )
-    return torch.cat(outputs, dim=2).transpose(1, 2), None
+    return torch.cat(outputs, dim=2).transpose(1, 2)
 
 
 def _window_mask(length: int, window: int | None, causal: bool, device: torch.device) -> Tensor | None:

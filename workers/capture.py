@@ -59,9 +59,11 @@ def restore(run: JobRun, snapshot: JobSnapshot) -> None:
 
 def _by_module(run: JobRun, flat: Tensor) -> Modules:
     """Views into a flat buffer that is laid out as the adapter."""
+    # An adapter may lie in a stack, a moment has storage of its own.
+    shift = flat.storage_offset() - run.adapter.values.storage_offset()
 
     def view(like: Tensor) -> Tensor:
-        return flat.as_strided(like.shape, like.stride(), like.storage_offset())
+        return flat.as_strided(like.shape, like.stride(), like.storage_offset() + shift)
 
     return {
         name: Pair(a_RI=view(factors.a_RI), b_OR=view(factors.b_OR)) for name, factors in run.adapter.factors.items()

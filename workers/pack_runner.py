@@ -167,13 +167,14 @@ class PackRunner:
             runs = [lane.result() for lane in lanes]
         failed = {piece.member.run.job_id for run, lane in zip(runs, wave, strict=True) if run.error for piece in lane}
         taken = [one for run in runs for one in run.taken or ()]
-        for job_id, index in {key[1]: index for key, index in spares.items()}.items():
-            member = next(piece.member for lane in wave for piece in lane if piece.member.run.job_id == job_id)
-            spare = self._spares[index][: member.run.adapter.grads.numel()]
+        cut = {member.run.job_id: member for member in _cut_members(wave)}
+        for (_, job_id), index in spares.items():
+            grads = cut[job_id].run.adapter.grads
+            spare = self._spares[index][: grads.numel()]
             if job_id not in failed:
-                member.run.adapter.grads.add_(spare)
+                grads.add_(spare)
             spare.zero_()
-        for member in _cut_members(wave):
+        for member in cut.values():
             if member.run.job_id not in failed:
                 taken.append(_take(member, _joined(member, wave, runs), take_in))
         failures = [

@@ -9,8 +9,9 @@ sum).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -62,11 +63,64 @@ class Part:
     outputs: tuple[Output, ...]
 
 
+@dataclass(frozen=True)
+class StackOutput:
+    """Where one module of a stack's part puts its deltas. S slots."""
+
+    index: int
+    """Of the module within its input group."""
+    columns: slice
+    b_SRO: Tensor
+    grad_b_SRO: Tensor
+    scale_S: Tensor
+
+
+@dataclass(frozen=True)
+class StackPart:
+    """A part of every adapter of a stack at once. S slots."""
+
+    modules: tuple[str, ...]
+    a_SRI: Tensor
+    grad_a_SRI: Tensor
+    outputs: tuple[StackOutput, ...]
+
+
+class Stack(Protocol):
+    """Adapters of one layout, lying side by side."""
+
+    @property
+    def num_slots(self) -> int:
+        """Adapters that it has room for."""
+        ...
+
+    def parts(self, modules: tuple[str, ...], *, joined: bool) -> tuple[StackPart, ...]:
+        """As `AdapterFactors.parts`, for all slots."""
+        ...
+
+    def give_back(self, index: int) -> None:
+        """The slot may be taken again."""
+        ...
+
+
+@dataclass(frozen=True)
+class Slot:
+    """Where an adapter lies in a stack. A place, never an identity: it is cleared and given to another."""
+
+    stack: Stack
+    index: int
+
+    def give_back(self) -> None:
+        """The adapter is gone."""
+        self.stack.give_back(self.index)
+
+
 class AdapterFactors(Mapping[str, Factors]):
     """Module name → factors of one adapter; what is derived from them is kept, since every pack asks for it."""
 
-    def __init__(self, factors: Mapping[str, Factors]) -> None:
+    def __init__(self, factors: Mapping[str, Factors], slot: Slot | None = None) -> None:
+        """Take factors that lie in a slot of a stack, or anywhere."""
         self._factors = dict(factors)
+        self.slot = slot
         self._parts: dict[tuple[tuple[str, ...], bool], tuple[Part, ...]] = {}
 
     def __getitem__(self, module: str) -> Factors:
@@ -184,6 +238,11 @@ class Branch:
     ancestors: tuple[Part, ...]
     leaf: tuple[Part, ...]
     dropout: DropoutDraw | None
+    slot: Slot | None = None
+    """Of the leaf, where it lies in a stack and nothing is above it."""
+
+
+_Plan = TypeVar("_Plan")
 
 
 class Router:
@@ -193,6 +252,7 @@ class Router:
         """Take note of the base's input groups: modules that read the same tensor, the first called named first."""
         self._groups = {modules[0]: modules for modules in groups}
         self._branches: dict[str, tuple[Branch, ...]] = {}
+        self._plans: dict[object, object] = {}
         self._segments: Sequence[Segment] = ()
         self.token_index_T: Tensor | None = None
         """Where the pack's tokens stand among the flattened positions of the base's input; `None` when they are all
@@ -202,6 +262,7 @@ class Router:
         """Route the next forward and its backward. Segments must not overlap; tokens outside all get the bare base."""
         self._segments = tuple(segments)
         self._branches = {}
+        self._plans = {}
         self.token_index_T = token_index_T
 
     def clear(self) -> None:
@@ -225,11 +286,21 @@ class Router:
                 ancestors = tuple(part for one in above for part in one.parts(modules, joined=True))
                 own = leaf.parts(modules, joined=segment.dropout is None)
                 if ancestors or own:
-                    branches.append(
-                        Branch(segment.start, segment.stop - segment.start, ancestors, own, segment.dropout)
-                    )
+                    length = segment.stop - segment.start
+                    slot = leaf.slot if not above else None
+                    branches.append(Branch(segment.start, length, ancestors, own, segment.dropout, slot))
             found = self._branches[module] = tuple(branches)
         return found
+
+    def plans(self, module: str, make: Callable[[Sequence[Branch], tuple[str, ...]], _Plan]) -> _Plan | None:
+        """What `make` plans for the branches of `module`, once a pack; `None` unless all of them lie in stacks."""
+        branches = self.branches(module)
+        if any(branch.slot is None for branch in branches):
+            return None
+        found = self._plans.get(module)
+        if found is None:
+            found = self._plans[module] = make(branches, self.group(module))
+        return found  # pyright: ignore[reportReturnType]
 
 
 def _with_parts(adapter: Mapping[str, Factors]) -> AdapterFactors:

@@ -41,8 +41,9 @@ from workers.job_run import JobRun
 from workers.memory import MAX_TOKEN_BUDGET, BaseShape, Demand, PackLoad, demand, without_chunks, worker_bytes
 from workers.memory_fit import MemoryFit
 from workers.memory_meter import PeakMeter, device_bytes, free_cached_memory, is_out_of_memory
-from workers.pack_runner import Member, Outcome, PackRunner, Taken
+from workers.pack_runner import Failure, Member, Outcome, PackRunner, Taken
 from workers.saving import JobSaver, Saved, surroundings
+from workers.stacks import AdapterStacks
 from workers.targets import resolve
 
 _IDLE_SECONDS = 0.1
@@ -74,6 +75,8 @@ class WorkerSettings:
     """Tokens that a pack of several jobs may hold."""
     capacity_bytes: int | None = None
     """Memory the worker may use, base included; measured once the base is loaded if `None`."""
+    grouped: bool | None = None
+    """Adapters of one layout side by side in stacks, for grouped products; on a GPU, and not on a CPU, if `None`."""
     num_measured_packs: int = 8
     """First packs whose peak memory is measured, at the cost of some tenths of a second each; 0 measures none ever."""
     num_lanes: int | None = None
@@ -142,6 +145,8 @@ class Worker:
             base = self._load_base(self.key, self.device)
         self._base = base
         self._runner = self._make_runner(base)
+        grouped = self.device.type == "cuda" if self.settings.grouped is None else self.settings.grouped
+        self._stacks = AdapterStacks(base.groups, dtype_for(base.dtype), self.device) if grouped else None
         parameters = list(base.model.parameters())
         self._shape = BaseShape.of(
             base.shapes,
@@ -196,11 +201,12 @@ class Worker:
         waiting = [assignment for assignment in self._waiting if assignment.job_id != job_id]
         had = len(waiting) < len(self._waiting) or job_id in self._runs
         self._waiting = deque(waiting)
-        self._runs.pop(job_id, None)
-        if self._base is not None:
+        run = self._runs.pop(job_id, None) or self._prepared.pop(job_id, None)
+        if run is not None:
             self._runner.forget(job_id)
             self._saver.forget(job_id)
-        self._prepared.pop(job_id, None)
+            if run.adapter.factors.slot is not None:
+                run.adapter.factors.slot.give_back()
         self._paused.discard(job_id)
         return had
 
@@ -346,7 +352,9 @@ class Worker:
             data = self._load_data(spec, self.key)
         dtype = dtype_for(self.base.dtype)
         needs = demand(spec, data, targets, dtype.itemsize)
-        adapter = allocate(targets, dtype=dtype, device=self.device, groups=self.base.groups)
+        adapter = self._stacks.allocate(targets) if self._stacks is not None else None
+        if adapter is None:
+            adapter = allocate(targets, dtype=dtype, device=self.device, groups=self.base.groups)
         run = JobRun(job_id=assignment.job_id, spec=spec, data=data, adapter=adapter, demand=needs)
         self._prepared[assignment.job_id] = run
         return run
@@ -406,7 +414,7 @@ class Worker:
     def _run_pack(self, pack: list[Member], *, on_one_lane: bool = False) -> None:
         """Run a pack; what breaks is run again in smaller parts, to find out whose fault it is."""
         wave = self._runner.arrange(pack, on_one_lane=on_one_lane)
-        load = _load(pack)
+        load = load_of(pack)
         measured = load is not None and self._is_worth_measuring(load) and self._meter.begin()
         with self._threads_of(pack):
             taken, failures = self._runner.run(wave, self._take_in)
@@ -418,7 +426,7 @@ class Worker:
             self._report(one)
         for failure in failures:
             alone = on_one_lane and len(pack) == 1
-            self._run_again([member.run for member in failure.members], failure.error, alone=alone)
+            self._run_again(failure, alone=alone)
 
     @contextmanager
     def _threads_of(self, pack: Sequence[Member]) -> Iterator[None]:
@@ -443,21 +451,36 @@ class Worker:
         largest = self._fit.largest_observed(checkpointing=load.checkpointing)
         return self.settings.num_measured_packs > 0 and load.tokens > 1.1 * largest
 
-    def _run_again(self, runs: Sequence[JobRun], error: Exception, *, alone: bool) -> None:
-        """Out of memory, half of them at a time; else each by itself. On one lane, so that nothing runs beside them."""
-        for run in runs:
-            run.rewind()
+    def _run_again(self, failure: Failure, *, alone: bool) -> None:
+        """Out of memory, half of them at a time; else each by itself. On one lane, so that nothing runs beside them.
+
+        What a job had accumulated is thrown away, so it starts its optimizer batch over and runs here until it is past
+        the micro-batch that broke: left to the next round, that one would meet the same pack again.
+        """
+        error, members = failure.error, failure.members
+        for member in members:
+            member.run.rewind()
         if alone:
-            self._fail(runs[0].job_id, self._too_large_to_run(error) if is_out_of_memory(error) else error)
+            run = members[0].run
+            self._fail(run.job_id, self._too_large_to_run(error) if is_out_of_memory(error) else error)
             return
-        parts: list[list[JobRun]] = [[run] for run in runs]
+        parts = [members[index : index + 1] for index in range(len(members))]
         if is_out_of_memory(error):
             free_cached_memory(self.device)
-            middle = len(runs) // 2
-            parts = [list(part) for part in (runs[:middle], runs[middle:]) if part]
+            middle = len(members) // 2
+            parts = [part for part in (members[:middle], members[middle:]) if part]
         for part in parts:
-            members = [Member(run, work) for run in part if (work := run.next_work()) is not None]
-            self._run_pack(members, on_one_lane=True)
+            places = [(member, member.run.step) for member in part]
+            while behind := [found for member, step in places if (found := self._still_behind(member, step))]:
+                self._run_pack(behind, on_one_lane=True)
+
+    def _still_behind(self, broken: Member, step: int) -> Member | None:
+        """What a job is to run next, while that is not beyond the work that broke."""
+        run = broken.run
+        work = run.next_work() if run.job_id in self._runs and run.step == step else None
+        if work is None or work.kind is not broken.work.kind or work.micro_batch > broken.work.micro_batch:
+            return None
+        return Member(run, work)
 
     def _report(self, taken: Taken) -> None:
         run = taken.member.run
@@ -530,7 +553,7 @@ class Worker:
         )
 
 
-def _load(pack: Sequence[Member]) -> PackLoad | None:
+def load_of(pack: Sequence[Member]) -> PackLoad | None:
     """What a training pack's memory depends on; an evaluation keeps little and says nothing of training."""
     if pack[0].work.kind is not Kind.TRAIN:
         return None

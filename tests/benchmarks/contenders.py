@@ -10,18 +10,19 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 from tests.benchmarks.alternating import Contender
-from tests.benchmarks.engine import Floor, Packed
+from tests.benchmarks.engine import Floor, LaneFloor, Packed
 from tests.benchmarks.peft_jobs import PeftSequential
 from tests.benchmarks.peft_processes import PeftProcesses, at_once
 from tests.benchmarks.process_memory import available_bytes
 from tests.benchmarks.setting import Setting
 
-NAMES = ("peft_sequential", "peft_processes", "packed", "floor")
+NAMES = ("peft_sequential", "peft_processes", "packed", "floor", "lane_floor")
 
 RATIOS = {
     "packed_over_peft": ("packed", "peft_sequential"),
     "packed_over_peft_processes": ("packed", "peft_processes"),
     "packed_over_floor": ("packed", "floor"),
+    "packed_over_lane_floor": ("packed", "lane_floor"),
     "floor_over_peft": ("floor", "peft_sequential"),
 }
 """Name in the JSON: (how many times as fast is this, as that)."""
@@ -57,6 +58,7 @@ def opened(setting: Setting, *, optimizer: str, processes: ForProcesses | None) 
         packed = Packed(setting)
         add(packed)
         add(Floor(packed.base))
+        add(LaneFloor(packed.base))
         if processes:
             number = at_once(
                 setting.num_jobs, processes.process_bytes, processes.empty_bytes, left_bytes=available_bytes()

@@ -8,15 +8,19 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
+import torch
 
 from jobs.records import Assignment, StateReport, StepReport
 from tests.benchmarks.rows import job_data, job_specs
 from tests.benchmarks.setting import Setting
 from workers.base_model import BaseModel, read_blueprint
 from workers.dataset import Row
-from workers.loss import token_losses
-from workers.worker import Worker, WorkerSettings
+from workers.lane import Lane
+from workers.shares import divide
+from workers.worker import MAX_LANES, Worker, WorkerSettings
 
 
 class Packed:
@@ -24,14 +28,16 @@ class Packed:
 
     name = "packed"
 
-    def __init__(self, setting: Setting) -> None:
+    def __init__(self, setting: Setting, *, num_measured_packs: int = 0) -> None:
         specs, data = job_specs(setting), job_data(setting)
         self._staging = tempfile.TemporaryDirectory()
         self.worker = Worker(
             "bench",
             read_blueprint(specs[0].model).key,
-            # Admission is not what is measured here: everything fits.
-            WorkerSettings(staging_dir=Path(self._staging.name), capacity_bytes=2**50),
+            # Admission is not what is timed here: everything fits, and no pack is slowed to look at its memory.
+            WorkerSettings(
+                staging_dir=Path(self._staging.name), capacity_bytes=2**50, num_measured_packs=num_measured_packs
+            ),
             load_data=lambda spec, key: data[spec.name],
         )
         self.worker.load()
@@ -71,7 +77,8 @@ class Packed:
 class Floor:
     """The frozen base alone: forward, backward for the inputs, logits at labels. No training of adapters undercuts it.
 
-    The gradient goes down to the embeddings, as it does for adapters on every layer.
+    The gradient goes down to the embeddings, as it does for adapters on every layer. All rows run in one pass, torch's
+    threads inside each operation, as a frozen model is run by anybody.
     """
 
     name = "floor"
@@ -87,15 +94,46 @@ class Floor:
     def step(self, rows_by_job: Sequence[Sequence[Row]]) -> float:
         """Seconds of one pass over the rows of all jobs."""
         rows = [row for job_rows in rows_by_job for row in job_rows]
-        embedding = self._base.model.get_input_embeddings()
         began = time.perf_counter()
-        handle = embedding.register_forward_hook(lambda _module, _inputs, output: output.requires_grad_())
-        try:
-            logits, labels, _ = self._base.label_logits(rows, ())
-            token_losses(logits, labels).sum().backward()
-        finally:
-            handle.remove()
+        self._run(rows)
         return time.perf_counter() - began
+
+    def _run(self, rows: Sequence[Row]) -> None:
+        bare_pass(self._base, self._base.lanes(1)[0], rows)
 
     def close(self) -> None:
         """Nothing to give back."""
+
+
+class LaneFloor(Floor):
+    """The same rows spread over as many lanes as the worker has: the floor of our own way of filling the cores."""
+
+    name = "lane_floor"
+
+    def __init__(self, base: BaseModel) -> None:
+        super().__init__(base)
+        self._lanes = base.lanes(min(torch.get_num_threads(), MAX_LANES))
+        self._pool = ThreadPoolExecutor(len(self._lanes), initializer=torch.set_num_threads, initargs=(1,))
+
+    def _run(self, rows: Sequence[Row]) -> None:
+        shares = divide([[len(row.ids)] for row in rows], len(self._lanes))
+        running = [
+            self._pool.submit(bare_pass, self._base, lane, [rows[piece.member] for piece in share])
+            for lane, share in zip(self._lanes, shares, strict=False)
+        ]
+        for one in running:
+            one.result()
+
+    def close(self) -> None:
+        """End the threads."""
+        self._pool.shutdown()
+
+
+def bare_pass(base: BaseModel, lane: Lane, rows: Sequence[Row]) -> None:
+    """Forward and backward of one lane without any adapter."""
+    embedding = lane.tree.get_input_embeddings()
+    handle = embedding.register_forward_hook(lambda _module, _inputs, output: output.requires_grad_())
+    try:
+        lane.train(rows, (), [1.0] * len(rows), lay_out=base.lay_out)
+    finally:
+        handle.remove()

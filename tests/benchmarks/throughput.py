@@ -148,7 +148,7 @@ def describe(result: Result) -> str:
         f"{result['mean_row_tokens']:.1f} tokens and {result['mean_row_labels']:.1f} labels a row",
         f"  tokens/s   packed {rate['packed']:.0f}, PEFT job after job {rate['peft_sequential']:.0f}"
         + (f", PEFT processes {rate['peft_processes']:.0f}" if rate["peft_processes"] else "")
-        + f", floor {rate['floor']:.0f}",
+        + f", floor {rate['floor']:.0f} (in lanes {rate['lane_floor']:.0f})",
         f"  ratios     packed/PEFT {result['packed_over_peft']:.2f}"
         + (
             f", packed/PEFT processes {result['packed_over_peft_processes']:.2f} "
@@ -156,7 +156,8 @@ def describe(result: Result) -> str:
             if rate["peft_processes"]
             else ""
         )
-        + f", packed/floor {result['packed_over_floor']:.2f}, floor/PEFT {result['floor_over_peft']:.2f}",
+        + f", packed/floor {result['packed_over_floor']:.2f} (in lanes {result['packed_over_lane_floor']:.2f}), "
+        f"floor/PEFT {result['floor_over_peft']:.2f}",
     ]
     peaks = {name: result[f"{name}_peak_bytes"] for name in NAMES if result[f"{name}_peak_bytes"]}
     if peaks:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from workers import attention
 from workers.attention import packed_rows_attention
 
 LENGTHS = (3, 1, 7, 2)
@@ -115,3 +117,50 @@ def test_a_modification_of_the_scores_is_refused_rather_than_ignored(name: str) 
 def test_a_mask_or_dropout_is_refused_rather_than_ignored(given: dict[str, Any]) -> None:
     with pytest.raises(NotImplementedError):
         packed_rows_attention(Layer(), *inputs(), row_lengths=LENGTHS, **given)
+
+
+def varlen_on_a_cpu(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    cu_seq_q: Tensor,
+    cu_seq_k: Tensor,
+    max_q: int,
+    max_k: int,
+    *,
+    scale: float | None,
+    window_size: tuple[int, int],
+    enable_gqa: bool,
+) -> Tensor:
+    """What torch's documentation says of its variable-length attention, written out: (T, H, D) in and out."""
+    assert cu_seq_q.dtype == cu_seq_k.dtype == torch.int32
+    assert cu_seq_q.tolist() == cu_seq_k.tolist()
+    assert enable_gqa is (query.shape[1] != key.shape[1])
+    left, right = window_size
+    borders = cu_seq_q.tolist()
+    assert max_q == max_k == max(stop - start for start, stop in itertools.pairwise(borders))
+    repeat = query.shape[1] // key.shape[1]
+    rows = []
+    for start, stop in itertools.pairwise(borders):
+        q, k, v = (part[start:stop].transpose(0, 1) for part in (query, key, value))
+        k, v = k.repeat_interleave(repeat, dim=0), v.repeat_interleave(repeat, dim=0)
+        scores = q @ k.transpose(1, 2) * (scale if scale is not None else WIDTH**-0.5)
+        distance = torch.arange(stop - start)[:, None] - torch.arange(stop - start)[None]
+        hidden = ((distance > left) & (left >= 0)) | ((-distance > right) & (right >= 0))
+        rows.append((scores.masked_fill(hidden, -math.inf).softmax(-1) @ v).transpose(0, 1))
+    return torch.cat(rows)
+
+
+@pytest.mark.parametrize("groups", [HEADS, 2, 1])
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("window", [None, 1, 3])
+@pytest.mark.parametrize("scaling", [None, 0.3])
+def test_variable_length_attention_is_asked_for_what_rows_one_by_one_give(
+    scaling: float | None, window: int | None, causal: bool, groups: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attention, "varlen_attn", varlen_on_a_cpu)
+    query, key, value = inputs(groups)
+    ours = attention._in_one_call(query, key, value, LENGTHS, scaling, window, causal)
+    twin = attention._row_by_row(query, key, value, LENGTHS, scaling, window, causal)
+    assert ours.shape == twin.shape
+    assert (ours - twin).abs().max() <= 1e-12

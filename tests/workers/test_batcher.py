@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections import Counter
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.batcher import Candidate, Kind, compose
+from workers.batcher import MAX_WAIT_ROUNDS, Batcher, Candidate, Kind, compose
 
 
 @st.composite
@@ -90,3 +92,81 @@ def test_first_fit_decreasing_by_hand() -> None:
     packs = compose(candidates, token_budget=10)
     assert [[candidate.job_id for candidate in pack] for pack in packs] == [["a", "b"], ["c", "d"], ["e"]]
     assert compose([], token_budget=10) == []
+
+
+@st.composite
+def jobs(draw: st.DrawFn) -> list[tuple[int, int, bool]]:
+    """Priority, largest micro-batch and packing of each job."""
+    return draw(st.lists(st.tuples(st.integers(-3, 3), st.integers(1, 60), st.booleans()), min_size=1, max_size=14))
+
+
+def play(known: list[tuple[int, int, bool]], budget: int, num_rounds: int) -> list[list[tuple[tuple[str, int], ...]]]:
+    """Rounds of packs of (job, number of its micro-batch), sizes varying from one micro-batch to the next."""
+    batcher = Batcher(budget)
+    done = Counter[str]()
+    rounds = []
+    for _ in range(num_rounds):
+        candidates = [
+            Candidate(
+                job_id=f"job-{number}",
+                tokens=1 + (largest * (7 + 3 * done[f"job-{number}"])) % largest if largest > 1 else 1,
+                kind=Kind.TRAIN,
+                exclusive=exclusive,
+                priority=priority,
+            )
+            for number, (priority, largest, exclusive) in enumerate(known)
+        ]
+        sizes = {one.job_id: one.tokens for one in candidates}
+        packs = batcher.round(candidates)
+        assert packs
+        for pack in packs:
+            assert len(pack) == 1 or sum(sizes[one.job_id] for one in pack) <= budget
+            assert len(pack) == 1 or not any(one.exclusive for one in pack)
+        rounds.append([tuple((one.job_id, done[one.job_id]) for one in pack) for pack in packs])
+        done.update(one.job_id for pack in packs for one in pack)
+    return rounds
+
+
+@given(jobs(), st.integers(1, 200))
+def test_every_micro_batch_runs_once_in_order_and_nobody_waits_long(
+    known: list[tuple[int, int, bool]], budget: int
+) -> None:
+    rounds = play(known, budget, 120)
+    last_round = {f"job-{number}": -1 for number in range(len(known))}
+    expected = Counter[str]()
+    for number, packs in enumerate(rounds):
+        ran = [entry for pack in packs for entry in pack]
+        assert len({job_id for job_id, _ in ran}) == len(ran)
+        for job_id, micro_batch in ran:
+            assert micro_batch == expected[job_id]
+            expected[job_id] += 1
+            assert number - last_round[job_id] <= MAX_WAIT_ROUNDS
+            last_round[job_id] = number
+    assert all(120 - number <= MAX_WAIT_ROUNDS for number in last_round.values())
+
+
+@given(jobs(), st.integers(1, 200))
+def test_equal_priorities_get_equal_shares_and_higher_ones_no_less(
+    known: list[tuple[int, int, bool]], budget: int
+) -> None:
+    shares = Counter(job_id for packs in play(known, budget, 400) for pack in packs for job_id, _ in pack)
+    by_priority: dict[int, list[int]] = {}
+    for number, (priority, _, _) in enumerate(known):
+        by_priority.setdefault(priority, []).append(shares[f"job-{number}"])
+    for same in by_priority.values():
+        assert max(same) <= 1.1 * min(same)
+    means = [sum(same) / len(same) for _, same in sorted(by_priority.items())]
+    assert all(lower <= 1.1 * higher for lower, higher in itertools.pairwise(means))
+
+
+def test_where_a_budget_binds_a_step_of_priority_doubles_the_share() -> None:
+    known = [(2, 10, False), (1, 10, False), (0, 10, False), (-9, 10, False)]
+    shares = Counter(job_id for packs in play(known, 1, 800) for pack in packs for job_id, _ in pack)
+    assert [round(shares[f"job-{number}"] / 800, 3) for number in range(4)] == [1.0, 0.5, 0.25, 0.125]
+
+
+def test_where_all_fit_into_one_pack_nobody_is_held_back() -> None:
+    shares = Counter(
+        job_id for packs in play([(5, 9, False), (0, 9, False)], 100, 50) for pack in packs for job_id, _ in pack
+    )
+    assert set(shares.values()) == {50}

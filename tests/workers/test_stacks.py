@@ -1,0 +1,57 @@
+"""Adapters that lie side by side: slots are reused clean, padding of ranks stays zero, and a job can move out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from tests.models import admit, make_data, make_spec, make_worker, tiny_llama, train
+from workers.capture import _by_module
+
+CPU = torch.device("cpu")
+
+
+def test_jobs_of_one_layout_share_a_stack_and_a_freed_slot_is_taken_again_clean(tmp_path: Path) -> None:
+    data = {f"job-{number}": make_data(number, [5, 4, 7]) for number in range(10)}
+    worker = make_worker(tiny_llama(), data, tmp_path, grouped=True)
+    specs = [make_spec(name, lora={"r": 4}, training={"max_steps": 2}) for name in data]
+    runs = admit(worker, specs[:9]).runs
+    slots = [run.adapter.factors.slot for run in runs.values()]
+    assert [slot.index for slot in slots if slot is not None] == [*range(8), 0]
+    assert len({id(slot.stack) for slot in slots if slot is not None}) == 2
+    second = runs["job-1"].adapter
+    second.grads.fill_(1.0)
+    worker.release("job-1")
+    again = admit(worker, specs[9:]).runs["job-9"].adapter
+    assert again.values.data_ptr() == second.values.data_ptr()
+    assert not again.grads.any()
+
+
+def test_ranks_are_padded_with_zeros_that_no_step_changes(tmp_path: Path) -> None:
+    """Rank 3 in room for 4, under weight decay: what is not the job's own stays zero."""
+    worker = make_worker(tiny_llama(), {"job": make_data(1, [9, 5, 12, 7])}, tmp_path, grouped=True)
+    spec = make_spec("job", lora={"r": 3, "init_lora_weights": False}, training={"max_steps": 6, "weight_decay": 0.5})
+    trained = train(worker, [spec])
+    adapter = trained.runs["job"].adapter
+    assert adapter.num_parameters < adapter.layout.size
+    own = torch.zeros_like(adapter.values, dtype=torch.bool)
+    shift = adapter.values.storage_offset()
+    for factors in adapter.factors.values():
+        for view in (factors.a_RI, factors.b_OR):
+            own.as_strided(view.shape, view.stride(), view.storage_offset() - shift).fill_(True)
+    assert own.sum() == adapter.num_parameters
+    assert not adapter.values.detach()[~own].any()
+    assert adapter.values.detach()[own].all()
+
+
+def test_a_stacked_job_is_captured_by_module_wherever_it_lies(tmp_path: Path) -> None:
+    data = {name: make_data(1, [5, 4, 7]) for name in ("first", "second")}
+    worker = make_worker(tiny_llama(), data, tmp_path, grouped=True)
+    run = admit(worker, [make_spec(name) for name in data]).runs["second"]
+    moments = torch.arange(run.adapter.layout.size, dtype=torch.float32)
+    for name, pair in _by_module(run, moments).items():
+        factors = run.adapter.factors[name]
+        assert pair.a_RI.shape == factors.a_RI.shape
+        assert float(pair.a_RI[0, 0]) == run.adapter.layout.a_offsets[name]
+        assert float(pair.b_OR[0, 0]) == run.adapter.layout.b_offsets[name]
