@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from tests.faults.nursery import Nursery
 from tests.faults.runs import Run
@@ -107,3 +109,22 @@ def test_terminated_it_loses_at_most_the_step_under_way_and_killed_at_most_save_
     for name, step in run.resumed_at().items():
         # Beside `save_steps`, what was trained while the last checkpoint was being written.
         assert stood[name] - step <= 5 + 3, (name, stood[name], step)
+
+
+def test_in_a_shared_pack_a_stop_changes_no_more_than_the_order_of_sums(
+    nursery: Nursery, write_specs: WriteSpecs, tmp_path: Path
+) -> None:
+    specs = write_specs({"training": TRAINING}, {"training": {**TRAINING, "seed": 7}})
+    whole = Run(nursery, specs, tmp_path / "whole")
+    whole.finish()
+    run = Run(nursery, specs, tmp_path / "run")
+    run.stopped(9, 0.0, signal.SIGKILL)
+    run.stopped(9, 0.0, signal.SIGTERM)
+    run.finish()
+    for name in ("job-0", "job-1"):
+        ours, theirs = (
+            load_file(one.folder / "artifacts" / name / "adapter_model.safetensors") for one in (run, whole)
+        )
+        for key, value in theirs.items():
+            assert torch.linalg.vector_norm(ours[key] - value) <= 1e-4 * torch.linalg.vector_norm(value)
+    run.check_history()
