@@ -9,7 +9,7 @@ INSTALLED := .venv/.installed
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv real-inputs demo test lint format test-slow test-gpu bench wheel clean
+.PHONY: help venv real-inputs demo test lint format test-slow test-gpu bench chaos wheel clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,6 +52,9 @@ bench: real-inputs ## packed training against PEFT and the floor, memory, and a 
 	$(BIN)/python -m tests.benchmarks.throughput --spread
 	$(BIN)/python -m tests.benchmarks.memory
 	$(BIN)/python -m tests.benchmarks.busy
+
+chaos: $(INSTALLED) ## 200 kills over 100 small jobs, and what must hold of what is left; about half an hour
+	$(BIN)/python -m tests.faults.chaos --kills 200 --jobs 100
 
 wheel: $(INSTALLED) ## build a wheel into dist/
 	rm -rf build

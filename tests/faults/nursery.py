@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -29,8 +30,8 @@ class Request:
     """File that stdout and stderr are appended to."""
     rows: str | None = None
     """File to which each micro-batch that is trained on appends a line: job, step, number, positions of its rows."""
-    die_in: tuple[str, int] | None = None
-    """Kill itself with -9 in the n-th call of this function of `os` that is about a checkpoint."""
+    die_in: tuple[str, int, str] | None = None
+    """Kill itself with -9 in the n-th call of this function of `os` whose path has this pattern."""
     no_room: tuple[str, int, int] | None = None
     """Writes below this folder of the output directory, from the first number to the second, find the disk full."""
 
@@ -127,13 +128,13 @@ def _record_rows(path: Path) -> None:
     JobRun.trained = record  # type: ignore[method-assign]
 
 
-def _die_in(call: str, number: int) -> None:
+def _die_in(call: str, number: int, pattern: str) -> None:
     original = getattr(os, call)
     left = [number]
 
     def counted(subject: Any, *more: Any, **named: Any) -> Any:
         path = os.readlink(f"/proc/self/fd/{subject}") if isinstance(subject, int) else os.fspath(subject)
-        if "/checkpoints/" in str(path):
+        if re.search(pattern, str(path)):
             left[0] -= 1
             if left[0] == 0:
                 os.kill(os.getpid(), signal.SIGKILL)

@@ -81,7 +81,7 @@ def test_killed_in_the_middle_of_a_save_it_ends_with_the_same_bytes(
 ) -> None:
     run = Run(nursery, specs, tmp_path / "run")
     for number in (2, 9):
-        run.start(die_in=(call, number))
+        run.start(die_in=(call, number, "/checkpoints/"))
         assert run.wait() == -signal.SIGKILL, run.told()
     told = run.finish()
     assert "resumed at step" in told or "starts over" in told

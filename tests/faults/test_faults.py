@@ -75,6 +75,21 @@ def test_without_room_for_the_adapter_the_job_is_held_at_its_end(run: Run, whole
     run.check_history()
 
 
+def test_an_adapter_that_was_published_and_not_yet_confirmed_is_verified_and_not_trained_again(
+    run: Run, whole: Run
+) -> None:
+    # The first time is for the staging folder; the second flushes the rename by which the adapter is published.
+    run.start(die_in=("fsync", 2, "/artifacts$"))
+    assert run.wait() == -signal.SIGKILL
+    assert "SUCCEEDED" not in run.told()
+    trained = run.rows.read_text()
+    told = run.finish()
+    assert "finished in an earlier run" in told
+    assert run.rows.read_text() == trained
+    assert run.adapters() == whole.adapters()
+    run.check_history()
+
+
 def test_two_runs_never_share_a_directory_and_the_second_says_who_has_it(run: Run, nursery: Nursery) -> None:
     run.start()
     assert run.wait_until_told(r" step \d+/")
