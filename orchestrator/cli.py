@@ -12,9 +12,7 @@ from types import FrameType
 from typing import Annotated, NoReturn
 
 import typer
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from jobs.errors import LoraloomError, Problem, SpecError
@@ -40,7 +38,10 @@ Set = Annotated[
     list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Override a field of every job; repeatable.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
-TokenBudget = Annotated[int, typer.Option(min=1, help="Tokens that a pack of several jobs may hold.")]
+TokenBudget = Annotated[
+    int | None,
+    typer.Option(min=1, help="Tokens that a pack of several jobs may hold; found from the memory if not given."),
+]
 
 
 def main() -> None:
@@ -106,51 +107,22 @@ def schema() -> None:
 
 
 @app.command()
-def validate(specs: Specs, set_: Set = None, as_json: AsJson = False, token_budget: TokenBudget = 4096) -> None:
+def validate(specs: Specs, set_: Set = None, as_json: AsJson = False) -> None:
     """Check specs, their bases and all rows of their data without training; print what each will take."""
     from jobs.loading import load_files
 
     loaded = load_files(specs, set_ or ())
     _quiet()
+    from orchestrator.estimates import by_base, tables, to_json
     from orchestrator.run import check
 
-    estimates = check(loaded, token_budget=token_budget, console=_stderr())
+    estimates = check(loaded, console=_stderr())
+    together = by_base(estimates.values())
     if as_json:
-        rows = [
-            {
-                "name": name,
-                "base": str(estimate.base),
-                "train_rows": estimate.train_rows,
-                "eval_rows": estimate.eval_rows,
-                "steps": estimate.total_steps,
-                "train_tokens": estimate.train_tokens,
-                "trainable_parameters": estimate.trainable_parameters,
-                "base_bytes": estimate.base_shape.base_bytes,
-                "adapter_bytes": estimate.demand.adapter_bytes,
-                "peak_bytes": estimate.peak_bytes,
-            }
-            for name, estimate in estimates.items()
-        ]
-        print(json.dumps({"jobs": rows}))
+        print(json.dumps(to_json(estimates, together)))
         return
-    table = Table(header_style="bold", box=SIMPLE_HEAD)
-    table.add_column("job", no_wrap=True)
-    table.add_column("base", overflow="fold")
-    for name in ("rows", "eval rows", "steps", "tokens", "trainable", "adapter", "peak alone"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for name, estimate in estimates.items():
-        table.add_row(
-            Text(name),
-            Text(estimate.base.short),
-            f"{estimate.train_rows:,}",
-            f"{estimate.eval_rows:,}",
-            f"{estimate.total_steps:,}",
-            f"{estimate.train_tokens:,}",
-            f"{estimate.trainable_parameters:,}",
-            _bytes(estimate.demand.adapter_bytes),
-            _bytes(estimate.peak_bytes),
-        )
-    _stdout().print(table)
+    for table in tables(estimates, together):
+        _stdout().print(table)
 
 
 @app.command()
@@ -165,7 +137,7 @@ def run(
         int | None, typer.Option(min=1, help="Workers to share this machine's CPUs; without it one for each base.")
     ] = None,
     in_process: Annotated[bool, typer.Option("--in-process", help="Without Ray, in this process.")] = False,
-    token_budget: TokenBudget = 4096,
+    token_budget: TokenBudget = None,
     grace: Annotated[
         float, typer.Option(min=0, help="Seconds to save all jobs in after Ctrl-C or SIGTERM.")
     ] = GRACE_SECONDS,
@@ -225,10 +197,6 @@ def _quiet() -> None:
     from orchestrator.clusters.host import quiet_libraries
 
     quiet_libraries()
-
-
-def _bytes(count: int) -> str:
-    return f"{count / 2**30:.2f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"
 
 
 def _print_problems(problems: tuple[Problem, ...]) -> None:

@@ -29,6 +29,7 @@ from orchestrator.recovery import end_open_attempts, take_up
 from orchestrator.retries import LEASE_SECONDS
 from orchestrator.scheduler import Scheduler
 from orchestrator.summary import RunSummary, summarise
+from orchestrator.token_budget import fixed_token_budget
 from workers.preflight import Estimate, Preflight
 from workers.worker import WorkerSettings
 
@@ -48,7 +49,8 @@ class RunOptions:
     workers: int | None = None
     """CPU workers; one for each base where `None`."""
     in_process: bool = False
-    token_budget: int = 4096
+    token_budget: int | None = None
+    """Tokens that a pack of several jobs may hold; found from the memory of the devices where `None`."""
     grace_seconds: float = GRACE_SECONDS
     """For saving all jobs after SIGINT or SIGTERM."""
     lease_seconds: float = LEASE_SECONDS
@@ -78,7 +80,7 @@ def run(options: RunOptions, console: Console) -> RunSummary:
         jobs = taken_up.jobs
         unfinished = {job.spec.name: job for job in jobs if not job.state.is_terminal}
         to_train = [one for one in loaded if one.spec.name in unfinished]
-        by_name = check(to_train, token_budget=options.token_budget, console=console)
+        by_name = check(to_train, console=console)
         new = [job for job in jobs if job.id in taken_up.new]
         journal.submit([Submission(job_id=job.id, spec=job.spec) for job in new], at=time.time())
         for job in new:
@@ -101,7 +103,7 @@ def _made(folder: Path) -> Path:
     return folder
 
 
-def check(loaded: Sequence[LoadedSpec], *, token_budget: int, console: Console) -> dict[str, Estimate]:
+def check(loaded: Sequence[LoadedSpec], *, console: Console) -> dict[str, Estimate]:
     """Preflight every spec; all problems of all of them at once.
 
     Returns:
@@ -116,7 +118,7 @@ def check(loaded: Sequence[LoadedSpec], *, token_budget: int, console: Console) 
     waiting = console.status("checking bases, targets and data") if console.is_terminal else nullcontext()
     with waiting:
         for one in loaded:
-            estimate, found = preflight.check(one.spec, token_budget=token_budget)
+            estimate, found = preflight.check(one.spec)
             problems += [locate(problem, one) for problem in found]
             if estimate is not None:
                 estimates[one.spec.name] = estimate
@@ -133,9 +135,6 @@ def _train(
     options: RunOptions,
     console: Console,
 ) -> Scheduler:
-    settings = WorkerSettings(
-        staging_dir=files.staging, checkpoints_dir=files.checkpoints, token_budget=options.token_budget
-    )
     view: LiveTable | PlainLines = LiveTable(console) if console.is_terminal else PlainLines(console)
     with ExitStack() as stack:
         interruption = stack.enter_context(Interruption(grace_seconds=options.grace_seconds))
@@ -149,6 +148,8 @@ def _train(
         with waiting:
             cluster = _cluster(options, num_bases=len({estimate.base for estimate in estimates.values()}))
         stack.callback(cluster.shutdown)
+        budget = fixed_token_budget(options.token_budget, journal, estimates.values(), cluster.devices())
+        settings = WorkerSettings(staging_dir=files.staging, checkpoints_dir=files.checkpoints, token_budget=budget)
         scheduler = Scheduler(jobs, estimates, cluster, settings, lives, publish=files.publish)
         refresh: Callable[[], None] = lambda: None  # noqa: E731
         if isinstance(view, LiveTable):

@@ -200,6 +200,11 @@ class BaseModel:
         """How the rows of a pack become this model's input."""
         return layout.packed if self.layout == "packed" else layout.padded
 
+    @property
+    def can_checkpoint(self) -> bool:
+        """Whether gradient checkpointing has layers to work on."""
+        return self._lanes[0].can_checkpoint
+
     def lanes(self, count: int) -> list[Lane]:
         """The first `count` lanes through this base; a lane costs a tree of modules and no weights."""
         while len(self._lanes) < count:

@@ -36,7 +36,7 @@ class Preflight:
     def __init__(self) -> None:
         self._blueprints: dict[tuple[str, str | None, str], Blueprint] = {}
 
-    def check(self, spec: JobSpec, *, token_budget: int) -> tuple[Estimate | None, list[Problem]]:
+    def check(self, spec: JobSpec) -> tuple[Estimate | None, list[Problem]]:
         """Look at base, targets and every row of data, without loading any weights.
 
         Returns:
@@ -79,7 +79,7 @@ class Preflight:
                 eval_rows=len(data.evaluation) if data.evaluation is not None else 0,
                 train_tokens=round(steps * rows_a_step * data.train.num_tokens / len(data.train)),
                 total_steps=steps,
-                peak_bytes=PROCESS_BYTES + worker_bytes(shape, [needs], token_budget),
+                peak_bytes=PROCESS_BYTES + worker_bytes(shape, [needs], token_budget=1),
             ),
             [],
         )

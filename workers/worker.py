@@ -316,7 +316,12 @@ class Worker:
         self._waiting.popleft()
         self._prepared.pop(run.job_id)
         self._runs[run.job_id] = run
-        self._reports += [LogReport(job_id=run.job_id, message=note) for note in run.data.notes]
+        notes = [*run.data.notes]
+        if run.spec.training.gradient_checkpointing and not self.base.can_checkpoint:
+            notes.append(
+                "gradient_checkpointing saves nothing here: this base has no layers that can be computed again"
+            )
+        self._reports += [LogReport(job_id=run.job_id, message=note) for note in notes]
         neighbours = len(self._runs) - 1
         said = (
             f"{run.adapter.num_parameters:,} trainable parameters on {len(run.adapter.targets)} linear layers of "

@@ -64,7 +64,7 @@ def schedule(specs: Path, cluster: RayCluster, folder: Path, recorder: Recorder)
     journal.submit([Submission(job_id=one.spec.name, spec=one.spec) for one in loaded], at=0.0)
     return Scheduler(
         [Job(id=one.spec.name, spec=one.spec) for one in loaded],
-        check(loaded, token_budget=4096, console=QUIET),
+        check(loaded, console=QUIET),
         cluster,
         WorkerSettings(staging_dir=folder / "staging", checkpoints_dir=folder / "checkpoints"),
         Lives(journal, folder / "checkpoints", [recorder]),
