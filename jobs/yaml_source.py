@@ -22,6 +22,8 @@ MAX_DEPTH = 20
 _LINES_DEPTH = 8
 """Lines are kept this deep, below which nothing valid lies; deeper places are given the line of what encloses them."""
 _LONGEST_WHOLE_NUMBER = 64
+_TOO_DEEP = "maximum nesting depth"
+"""Newer versions of libyaml have a limit of their own, far above ours, and meet it while they read ahead."""
 
 # libyaml where PyYAML was built with it: the same events, many times faster.
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -225,6 +227,8 @@ _HINTS = (
 
 
 def _syntax_message(error: yaml.MarkedYAMLError) -> str:
+    if _TOO_DEEP in (error.problem or ""):
+        return f"nested more than {MAX_DEPTH} deep"
     problem = shown_key(error.problem or error.context or "error of syntax")
     hint = next((hint for text, hint in _HINTS if text in problem), None)
     return f"cannot be read as YAML: {problem}" + (f" ({hint})" if hint else "")

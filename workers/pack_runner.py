@@ -160,7 +160,9 @@ class PackRunner:
         """
         spares = self._spares_of(wave)
         runs: list[_LaneRun]
-        if self._pool is None or len(wave) == 1:
+        # A lone slice may have all threads for itself; an `exact` one may not, since the bits of sums depend on them.
+        alone = len(wave) == 1 and not wave[0][0].member.is_exclusive
+        if self._pool is None or alone:
             runs = [self._run_lane(number, wave, spares, take_in) for number in range(len(wave))]
         else:
             lanes = [self._pool.submit(self._run_lane, number, wave, spares, take_in) for number in range(len(wave))]

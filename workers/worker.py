@@ -421,8 +421,7 @@ class Worker:
         wave = self._runner.arrange(pack, on_one_lane=on_one_lane)
         load = load_of(pack)
         measured = load is not None and self._is_worth_measuring(load) and self._meter.begin()
-        with self._threads_of(pack):
-            taken, failures = self._runner.run(wave, self._take_in)
+        taken, failures = self._runner.run(wave, self._take_in)
         if measured and load is not None and not failures:
             adapters = sum(run.demand.adapter_bytes for run in self._runs.values())
             self._fit.observe(load, self._meter.peak_bytes() - self._loaded_bytes - adapters)
@@ -432,22 +431,6 @@ class Worker:
         for failure in failures:
             alone = on_one_lane and len(pack) == 1
             self._run_again(failure, alone=alone)
-
-    @contextmanager
-    def _threads_of(self, pack: Sequence[Member]) -> Iterator[None]:
-        """As many intra-op threads for an `exact` job that runs alone, in this thread, as on a lane beside others.
-
-        The bits of sums depend on it.
-        """
-        before = torch.get_num_threads()
-        if pack[0].is_exclusive and before != self._lane_threads:
-            torch.set_num_threads(self._lane_threads)
-            try:
-                yield
-            finally:
-                torch.set_num_threads(before)
-        else:
-            yield
 
     def _is_worth_measuring(self, load: PackLoad) -> bool:
         """The first packs, and any that is clearly larger than all before."""

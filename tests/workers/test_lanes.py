@@ -183,3 +183,18 @@ def test_a_share_of_the_time_goes_to_each_job_and_all_shares_are_the_time(tmp_pa
     shares = [step.seconds for name in NAMES for step in trained.steps(name)]
     assert all(share > 0 for share in shares)
     assert sum(shares) <= worker.status().busy_seconds
+
+
+def test_an_exact_job_keeps_its_bits_whatever_threads_torch_has(tmp_path: Path) -> None:
+    """Alone it must not fall into the caller's thread, which may have more threads for each operation than a lane."""
+    data = {name: make_data(number, [40, 64, 55, 33], vocabulary=97) for number, name in enumerate(("job", "other"))}
+
+    def trained(folder: str, names: tuple[str, ...]) -> Trained:
+        model = tiny_llama(hidden_size=256, intermediate_size=512, max_position_embeddings=128)
+        worker = make_worker(model, data, tmp_path / folder, num_lanes=2)
+        training = {"max_steps": 3, "per_device_train_batch_size": 4}
+        return train(worker, [make_spec(name, packing="exact", training=training) for name in names])
+
+    torch.set_num_threads(2)
+    alone, beside = trained("alone", ("job",)), trained("beside", ("job", "other"))
+    assert_same_bits(beside, alone, "job")
