@@ -21,8 +21,8 @@ from workers.worker import load_of
 
 MOST_ERROR = 0.10
 """Mean of |foretold / measured - 1|, and what a pack may exceed the bound that it was admitted by."""
-NUM_JOBS = 24
-BATCH_SIZE = 3
+NUM_JOBS = 16
+BATCH_SIZE = 1
 
 
 def measure(num_observed: int, num_foretold: int, seed: int) -> dict[str, Any]:
