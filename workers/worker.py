@@ -421,10 +421,11 @@ class Worker:
         wave = self._runner.arrange(pack, on_one_lane=on_one_lane)
         load = load_of(pack)
         measured = load is not None and self._is_worth_measuring(load) and self._meter.begin()
+        held_bytes = self._meter.held_bytes() - _moment_bytes(pack) if measured else 0
         taken, failures = self._runner.run(wave, self._take_in)
         if measured and load is not None and not failures:
-            adapters = sum(run.demand.adapter_bytes for run in self._runs.values())
-            self._fit.observe(load, self._meter.peak_bytes() - self._loaded_bytes - adapters)
+            # A job's first step makes its moments, which are the adapter's and not the pack's.
+            self._fit.observe(load, self._meter.peak_bytes() - held_bytes - _moment_bytes(pack))
         self._tokens += sum(member.work.batch.num_tokens for member in pack if member.work.kind is Kind.TRAIN)
         for one in sorted(taken, key=lambda one: list(self._runs).index(one.member.run.job_id)):
             self._report(one)
@@ -552,3 +553,8 @@ def load_of(pack: Sequence[Member]) -> PackLoad | None:
         squares=sum(length**2 for length in lengths),
         checkpointing=pack[0].run.spec.training.gradient_checkpointing,
     )
+
+
+def _moment_bytes(pack: Sequence[Member]) -> int:
+    """Bytes of the moments that the optimizers of a pack's jobs hold now."""
+    return sum(moment.nbytes for member in pack for moment in member.run.optimizer.state.moments.values())
