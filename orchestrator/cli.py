@@ -25,6 +25,9 @@ EXIT_INVALID = 2
 EXIT_INTERRUPTED = 130
 EXIT_TERMINATED = 143
 
+_UNLIMITED = 10_000
+"""Columns for what goes into a file or a pipe: a table is as wide as what it says."""
+
 app = typer.Typer(
     name="loraloom",
     help="Train many LoRA adapters at once on one frozen base model.",
@@ -189,7 +192,7 @@ def _stderr() -> Console:
 def _stdout() -> Console:
     """As wide as needed where nobody's terminal sets a width."""
     console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=200)
+    return console if console.is_terminal else Console(highlight=False, width=_UNLIMITED)
 
 
 def _quiet() -> None:

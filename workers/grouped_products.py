@@ -48,6 +48,13 @@ class StackPlan:
         """Tokens of all slots."""
         return sum(self.lengths)
 
+    @cached_property
+    def used(self) -> slice | list[int]:
+        """The slots that have tokens: as a slice where they follow each other."""
+        slots = [index for index, length in enumerate(self.lengths) if length]
+        follows = slots[-1] - slots[0] + 1 == len(slots)
+        return slice(slots[0], slots[-1] + 1) if follows else slots
+
     @property
     def has_dropout(self) -> bool:
         """Whether some branch drops inputs, so that modules cannot share a product."""
@@ -142,10 +149,10 @@ def add_gradients(
                 product_tR = grouped_mm(dy_tO, output.b_SRO.transpose(1, 2), offs=ends_S)
                 torch.mul(product_tR, scale_t1, out=ds_tR[:, output.columns])
                 scaled_tR = s_tR[:, output.columns] * scale_t1
-                output.grad_b_SRO.add_(grouped_mm(scaled_tR.T, dy_tO, offs=ends_S))
+                _add_to_used(output.grad_b_SRO, one, grouped_mm(scaled_tR.T, dy_tO, offs=ends_S))
             own = [next(remaining_masks) for branch in one.branches if branch.dropout is not None]
             input_tI = _dropped(one, x_tI, own) if own else x_tI
-            part.grad_a_SRI.add_(grouped_mm(ds_tR.T, input_tI, offs=ends_S))
+            _add_to_used(part.grad_a_SRI, one, grouped_mm(ds_tR.T, input_tI, offs=ends_S))
             if dx_TI is None:
                 continue
             through_tI = grouped_mm(ds_tR, part.a_SRI, offs=ends_S)
@@ -154,6 +161,15 @@ def add_gradients(
             d_tI = through_tI if d_tI is None else d_tI.add_(through_tI)
         if dx_TI is not None and d_tI is not None:
             _add(dx_TI, one, index_t, d_tI)
+
+
+def _add_to_used(grads_SXY: Tensor, one: StackPlan, added_SXY: Tensor) -> None:
+    """Add to the slots that have tokens and touch no other: another lane may be writing those."""
+    if isinstance(one.used, slice):
+        grads_SXY[one.used].add_(added_SXY[one.used])
+        return
+    for slot in one.used:
+        grads_SXY[slot].add_(added_SXY[slot])
 
 
 def _take(tokens_TF: Tensor, one: StackPlan, index_t: Tensor | None) -> Tensor:

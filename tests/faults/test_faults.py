@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from orchestrator.interruption import GRACE_SECONDS
 from tests.faults.nursery import Nursery
 from tests.faults.runs import Run
 
@@ -160,6 +161,6 @@ def test_terminated_while_it_starts_it_ends_soon_and_goes_on_later(run: Run, mil
     run.signal(signal.SIGTERM)
     began = time.monotonic()
     assert run.wait() in (-signal.SIGTERM, 128 + signal.SIGTERM), run.told()
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < GRACE_SECONDS
     run.finish()
     run.check_history()

@@ -3,7 +3,7 @@ import time
 import pytest
 
 from jobs.loading import load_text
-from tests.jobs.texts import MINIMAL, problems_of, the_problem
+from tests.jobs.texts import BLOWS_UP_SECONDS, MINIMAL, problems_of, the_problem
 
 GRID = """\
 sweep:
@@ -68,7 +68,7 @@ def test_a_large_grid_is_refused_at_once_naming_its_size(num_axes: int, shown: s
     )
     started = time.process_time()
     problem = the_problem(MINIMAL + "sweep:\n  parameters:\n" + axes)
-    assert time.process_time() - started < 1
+    assert time.process_time() - started < BLOWS_UP_SECONDS
     assert (problem.field, problem.line) == ("sweep.parameters", 6)
     assert f"a grid of {shown} jobs is above sweep.run_cap, 256" in problem.message
 

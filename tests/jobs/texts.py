@@ -13,6 +13,9 @@ datasets:
 """
 """Four lines; whatever is appended begins on line 5."""
 
+BLOWS_UP_SECONDS = 30.0
+"""Of processor time. A text of this size takes well under a second, or, where the work grows as its square, minutes."""
+
 
 def problems_of(text: str, **options: object) -> list[Problem]:
     with pytest.raises(SpecError) as caught:

@@ -55,3 +55,21 @@ def test_a_stacked_job_is_captured_by_module_wherever_it_lies(tmp_path: Path) ->
         assert pair.a_RI.shape == factors.a_RI.shape
         assert float(pair.a_RI[0, 0]) == run.adapter.layout.a_offsets[name]
         assert float(pair.b_OR[0, 0]) == run.adapter.layout.b_offsets[name]
+
+
+def test_a_pack_writes_no_gradient_of_a_slot_that_is_not_in_it(tmp_path: Path) -> None:
+    """Not even a zero: another lane may be adding to that slot, and one of the two sums would be lost."""
+    names = ("first", "absent", "third", "fourth", "gone")
+    data = {name: make_data(number, [5, 4, 7]) for number, name in enumerate(names)}
+    worker = make_worker(tiny_llama(), data, tmp_path, grouped=True, num_lanes=1)
+    runs = admit(worker, [make_spec(name, training={"gradient_accumulation_steps": 2}) for name in names]).runs
+    assert len({id(slot.stack) for run in runs.values() if (slot := run.adapter.factors.slot)}) == 1
+    present = [("third", "fourth"), ("first", "third", "fourth")]
+    for names_in_pack in present:
+        absent = [run.adapter.grads for name, run in runs.items() if name not in names_in_pack]
+        for grads in absent:
+            # Adding a zero of either sign to it would show: -0.0 + 0.0 = 0.0.
+            grads.fill_(-0.0)
+        worker._run_pack([member for member in worker._members() if member.run.job_id in names_in_pack])
+        assert all(torch.signbit(grads).all() for grads in absent)
+        assert all(runs[name].adapter.grads.any() or runs[name].step for name in names_in_pack)
