@@ -13,8 +13,8 @@ from rich.text import Text
 from jobs.records import BaseKey
 from orchestrator.clusters.host import host_devices
 from orchestrator.token_budget import token_budget
+from workers.estimate import Estimate
 from workers.memory import PROCESS_BYTES, worker_bytes
-from workers.preflight import Estimate
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,9 +21,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from jobs.artifacts import verify
 from jobs.errors import LoraloomError
 from jobs.records import EvalReport, Event, Job, ResumeReport, StepReport
-from workers import artifact
 from workers.publishing import fsync
 
 _STAGING = ".staging"
@@ -77,7 +77,7 @@ class OutputDirectory:
             ValueError: There is an artifact but it is not whole.
         """
         folder = self.artifacts / name
-        return artifact.verify(folder) if folder.exists() else None
+        return verify(folder) if folder.exists() else None
 
     def begin(self, job: Job) -> None:
         """Start a new job's files: what another one of its name left would not fit to them."""
@@ -91,7 +91,7 @@ class OutputDirectory:
             ValueError: It is not whole.
             OSError: The disk refuses.
         """
-        artifact.verify(Path(staged))
+        verify(Path(staged))
         target = self.artifacts / job.spec.name
         Path(staged).rename(target)
         fsync(self.artifacts)

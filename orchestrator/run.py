@@ -30,8 +30,9 @@ from orchestrator.retries import LEASE_SECONDS
 from orchestrator.scheduler import Scheduler
 from orchestrator.summary import RunSummary, summarise
 from orchestrator.token_budget import fixed_token_budget
-from workers.preflight import Estimate, Preflight
-from workers.worker import WorkerSettings
+from workers.estimate import Estimate
+from workers.preflight import Preflight
+from workers.settings import WorkerSettings
 
 _TICK_SECONDS = 0.25
 _MOST_NAMED = 8

@@ -28,8 +28,8 @@ from orchestrator import retries
 from orchestrator.clusters import Cluster, End, Observation, WorkerEnd
 from orchestrator.lives import Lives
 from orchestrator.placement import NewWorker, RunningWorker, Snapshot, WaitingJob, decide
-from workers.preflight import Estimate
-from workers.worker import WorkerSettings
+from workers.estimate import Estimate
+from workers.settings import WorkerSettings
 
 _WITH_A_WORKER = frozenset({JobState.STARTING, JobState.RUNNING, JobState.PAUSED})
 """States in which an attempt is open, and its worker is heard."""

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Sequence
 from jobs.records import BaseKey
 from orchestrator.journal import Journal
 from orchestrator.placement import Device
+from workers.estimate import Estimate
 from workers.memory import Demand, find_token_budget
-from workers.preflight import Estimate
 
 _KEY = "token_budget"
 

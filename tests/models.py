@@ -24,7 +24,8 @@ from jobs.spec import JobSpec
 from workers.base_model import BaseModel
 from workers.dataset import Counts, JobData, TokenisedRows
 from workers.job_run import JobRun
-from workers.worker import Worker, WorkerSettings
+from workers.settings import WorkerSettings
+from workers.worker import Worker
 
 VOCABULARY = 97
 DTYPE_NAMES = {torch.float64: "float64", torch.float32: "float32", torch.bfloat16: "bfloat16"}

@@ -5,7 +5,6 @@ Byte-stable: equal weights and spec give equal files. Written into a staging fol
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import re
@@ -15,6 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from jobs.artifacts import MANIFEST
 from jobs.records import BaseKey, EvalReport, StepReport
 from jobs.spec import JobSpec
 from workers.adapter import Adapter
@@ -24,7 +24,6 @@ from workers.tensor_file import encode
 
 WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
-MANIFEST = "manifest.json"
 CARD = "README.md"
 
 _VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
@@ -119,32 +118,6 @@ def peft_config(
         "use_dora": False,
         "use_rslora": lora.use_rslora,
     }
-
-
-def verify(folder: Path) -> dict[str, Any]:
-    """Re-hash every file against the manifest and return the manifest.
-
-    Raises:
-        ValueError: A file is missing, or differs from what was written; the message names it.
-    """
-    try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        files = dict(manifest["files"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{folder / MANIFEST} cannot be read: {error}") from error
-    for name, expected in files.items():
-        path = folder / name
-        if not path.is_file():
-            raise ValueError(f"{path} is missing")
-        if file_sha256(path) != expected:
-            raise ValueError(f"{path} is not what was written: its sha256 differs from the manifest's")
-    return manifest
-
-
-def file_sha256(path: Path) -> str:
-    """Hex sha256 of a file."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _manifest(source: Provenance, hashes: Mapping[str, str], adapter: Adapter) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from typing import Any
 
 from torch import Tensor
 
+from jobs.artifacts import MANIFEST
 from jobs.checkpoints import (
     CheckpointError,
     CheckpointIdentity,
@@ -95,7 +96,7 @@ def save(snapshot: JobSnapshot, folder: Path) -> CheckpointRecord:
                 "files": {file: asdict(entry) for file, entry in files.items()},
             }
         )
-        entry = write_file(temporary / artifact.MANIFEST, [manifest])
+        entry = write_file(temporary / MANIFEST, [manifest])
     return CheckpointRecord(
         job_id=identity.job_id,
         attempt=identity.attempt,
@@ -165,14 +166,14 @@ class _Manifest:
 def _verified(folder: Path, record: CheckpointRecord) -> tuple[_Manifest, dict[str, bytes]]:
     path = folder / record.folder
     with _opened(path) as descriptor:
-        content = _read(path, descriptor, artifact.MANIFEST, most_bytes=_LARGEST_MANIFEST_BYTES)
-        _compare(path, artifact.MANIFEST, "sha256", hashlib.sha256(content).hexdigest(), record.manifest_sha256)
+        content = _read(path, descriptor, MANIFEST, most_bytes=_LARGEST_MANIFEST_BYTES)
+        _compare(path, MANIFEST, "sha256", hashlib.sha256(content).hexdigest(), record.manifest_sha256)
         manifest = _parsed(path, content)
-        _compare(path, artifact.MANIFEST, "job", manifest.identity.job_id, record.job_id)
-        _compare(path, artifact.MANIFEST, "attempt", manifest.identity.attempt, record.attempt)
-        _compare(path, artifact.MANIFEST, "step", manifest.step, record.step)
-        _compare(path, artifact.MANIFEST, "micro-batch", manifest.micro_batch, record.micro_batch)
-        found = set(os.listdir(descriptor)) - {artifact.MANIFEST}
+        _compare(path, MANIFEST, "job", manifest.identity.job_id, record.job_id)
+        _compare(path, MANIFEST, "attempt", manifest.identity.attempt, record.attempt)
+        _compare(path, MANIFEST, "step", manifest.step, record.step)
+        _compare(path, MANIFEST, "micro-batch", manifest.micro_batch, record.micro_batch)
+        found = set(os.listdir(descriptor)) - {MANIFEST}
         for name in sorted(manifest.files.keys() - found):
             raise CheckpointError(path, "is missing", file=name)
         for name in sorted(found - manifest.files.keys()):
@@ -207,7 +208,7 @@ def _parsed(path: Path, content: bytes) -> _Manifest:
         if not _REQUIRED <= manifest.files.keys() <= _REQUIRED | {GRADIENTS}:
             raise ValueError(f"files {', '.join(manifest.files)}")
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise CheckpointMismatchError(path, f"is of another version: {error}", file=artifact.MANIFEST) from error
+        raise CheckpointMismatchError(path, f"is of another version: {error}", file=MANIFEST) from error
     return manifest
 
 

@@ -17,10 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from workers.chunks import chunk_labels
 from workers.products import apart
-
-_CHUNK_LOGITS = 2**22
-"""Numbers in a chunk's logits: 16 MiB in fp32, enough labels to fill the product."""
 
 
 @dataclass(frozen=True)
@@ -63,11 +61,6 @@ def token_losses(logits_NV: Tensor, labels_N: Tensor) -> Tensor:
     """Cross entropy of every label token, (N,), in fp32 (fp64 for fp64 logits)."""
     logits_NV = logits_NV if logits_NV.dtype.itemsize >= 4 else logits_NV.float()
     return F.cross_entropy(logits_NV, labels_N, reduction="none")
-
-
-def chunk_labels(vocab_size: int) -> int:
-    """Labels whose logits are held at once."""
-    return max(1, _CHUNK_LOGITS // vocab_size)
 
 
 class _HeadLosses(torch.autograd.Function):

@@ -9,13 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from jobs.spec import JobSpec
-from workers.dataset import JobData, TokenisedRows
-from workers.loss import chunk_labels
-from workers.targets import LinearShape, Target
+from workers.chunks import chunk_labels
+
+if TYPE_CHECKING:  # the control plane reckons with demands and loads no torch
+    from workers.dataset import JobData, TokenisedRows
+    from workers.targets import LinearShape, Target
 
 PROCESS_BYTES = 600 * 2**20
 """What a worker's process takes before it holds a weight: Python, torch, transformers, datasets. Measured: 520 MiB."""

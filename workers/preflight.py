@@ -2,32 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from jobs.errors import BaseModelError, DataError, Problem, SpecError
-from jobs.records import BaseKey
 from jobs.spec import JobSpec
 from workers.base_model import DTYPES, Blueprint, load_tokenizer, read_blueprint
 from workers.dataset import load_job_data, total_steps
-from workers.memory import PROCESS_BYTES, BaseShape, Demand, demand, worker_bytes
+from workers.estimate import Estimate
+from workers.memory import PROCESS_BYTES, BaseShape, demand, worker_bytes
 from workers.targets import resolve
-
-
-@dataclass(frozen=True, kw_only=True)
-class Estimate:
-    """What a job will take; goes to the placement policy and to `loraloom validate`."""
-
-    base: BaseKey
-    base_shape: BaseShape
-    demand: Demand
-    trainable_parameters: int
-    train_rows: int
-    eval_rows: int
-    train_tokens: int
-    """Tokens trained on over all steps, expected from the mean row."""
-    total_steps: int
-    peak_bytes: int
-    """Predicted peak of a worker's process that runs this job alone, base included."""
 
 
 class Preflight:

@@ -8,7 +8,7 @@ boundary after it, so that a slow disk never stops the neighbours.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -24,7 +24,7 @@ from workers.base_model import BaseModel
 from workers.capture import capture, restore
 from workers.job_run import JobRun
 from workers.publishing import free_bytes
-from workers.retention import load_newest
+from workers.restoring import load_newest
 
 RETRY_SECONDS = 5.0
 """Between two tries of a job that waits for room on the disk."""
@@ -130,14 +130,21 @@ class JobSaver:
             ),
         )
 
-    def save_due(self, runs: Iterable[JobRun]) -> None:
-        """Begin to save those that stand between two steps and have passed a multiple of their `save_steps`."""
+    def save_due(self, runs: Iterable[JobRun], *, leaving: Collection[str] = ()) -> None:
+        """Begin to save those that stand between two steps and have passed a multiple of their `save_steps`.
+
+        Args:
+            runs: All that are here.
+            leaving: Ids of jobs that are saved wherever they stand, half-done accumulations too.
+        """
         for run in runs:
             job = self._jobs.get(run.job_id)
             if job is None or job.under_way is not None:
                 continue
             every = run.spec.training.save_steps
             is_due = run.is_between_steps and run.step // every > job.saved_at[0] // every
+            if run.job_id in leaving:
+                is_due = _position(run) != job.saved_at
             if job.held_for is not None:
                 is_due = self._has_room_again(job)
                 if is_due and _position(run) == job.saved_at:
@@ -184,6 +191,11 @@ class JobSaver:
             return False
         job.held_for, job.retry_at = error, self._now() + RETRY_SECONDS
         return True
+
+    def is_saved(self, run: JobRun) -> bool:
+        """Whether nothing of a job would be lost if it left now; true for one that is never saved."""
+        job = self._jobs.get(run.job_id)
+        return job is None or (job.under_way is None and job.held_for is None and job.saved_at == _position(run))
 
     def is_held(self, job_id: str) -> bool:
         """Whether the job waits for room on the disk."""

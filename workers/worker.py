@@ -10,10 +10,9 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 
 import torch
 
@@ -23,7 +22,6 @@ from jobs.records import (
     Assignment,
     BaseKey,
     CheckpointReport,
-    EvalReport,
     JobState,
     LogReport,
     Report,
@@ -33,18 +31,15 @@ from jobs.records import (
 )
 from jobs.spec import JobSpec
 from workers import artifact
-from workers.adapter import allocate, dtype_for, initialise
+from workers.adapter import initialise
+from workers.admission import Admission
 from workers.base_model import BaseModel, load_tokenizer
-from workers.batcher import Batcher, Candidate, Kind
 from workers.dataset import JobData, load_job_data
 from workers.job_run import JobRun
-from workers.memory import MAX_TOKEN_BUDGET, BaseShape, Demand, PackLoad, demand, without_chunks, worker_bytes
-from workers.memory_fit import MemoryFit
-from workers.memory_meter import PeakMeter, device_bytes, free_cached_memory, is_out_of_memory
-from workers.pack_runner import Failure, Member, Outcome, PackRunner, Taken
+from workers.pack_runner import Member, PackRunner, Taken
+from workers.rounds import Rounds
 from workers.saving import JobSaver, Saved, surroundings
-from workers.stacks import AdapterStacks
-from workers.targets import resolve
+from workers.settings import WorkerSettings
 
 _IDLE_SECONDS = 0.1
 """Between two looks for room on the disk while every job waits for it."""
@@ -61,26 +56,6 @@ def load_tokenised(spec: JobSpec, key: BaseKey) -> JobData:
         DataError: The rows cannot be used.
     """
     return load_job_data(spec, load_tokenizer(spec.model, key))
-
-
-@dataclass(frozen=True, kw_only=True)
-class WorkerSettings:
-    """What the owner of a worker decides. No default depends on the machine: `capacity_bytes` is measured if `None`."""
-
-    staging_dir: Path
-    """Finished artifacts are written below it, for the scheduler to publish."""
-    checkpoints_dir: Path | None = None
-    """A folder a job is made below it; `None` saves nothing."""
-    token_budget: int = MAX_TOKEN_BUDGET
-    """Tokens that a pack of several jobs may hold."""
-    capacity_bytes: int | None = None
-    """Memory the worker may use, base included; measured once the base is loaded if `None`."""
-    grouped: bool | None = None
-    """Adapters of one layout side by side in stacks, for grouped products; on a GPU, and not on a CPU, if `None`."""
-    num_measured_packs: int = 8
-    """First packs whose peak memory is measured, at the cost of some tenths of a second each; 0 measures none ever."""
-    num_lanes: int | None = None
-    """Packs that run at one time; on a CPU one for each of torch's threads if `None`, on a GPU one."""
 
 
 class Worker:
@@ -103,19 +78,12 @@ class Worker:
         self._load_base = load_base
         self._load_data = load_data
         self._base: BaseModel | None = None
-        self._shape: BaseShape | None = None
-        self._capacity_bytes = settings.capacity_bytes or 0
         self._waiting: deque[Assignment] = deque()
-        self._prepared: dict[str, JobRun] = {}
         self._runs: dict[str, JobRun] = {}
         self._attempts: dict[str, int] = {}
         self._reports: list[Report] = []
         self._started: float | None = None
         self._busy_seconds = 0.0
-        self._tokens = 0
-        self._batcher = Batcher(settings.token_budget)
-        self._meter = PeakMeter(self.device)
-        self._loaded_bytes = 0
         self._boundary = threading.Lock()
         """Held while jobs are not between two micro-batches; not while a base is loaded or rows are tokenised."""
         self._preempted = False
@@ -123,6 +91,8 @@ class Worker:
         """While the base is loaded or rows are tokenised, which takes long and can be broken off without loss."""
         self._last_sign = time.monotonic()
         self._paused: set[str] = set()
+        self._handing_back: set[str] = set()
+        """Jobs that stand still and leave as soon as they are saved."""
 
     @property
     def base(self) -> BaseModel:
@@ -143,27 +113,22 @@ class Worker:
         """
         with self._preparing():
             base = self._load_base(self.key, self.device)
-        self._base = base
         self._runner = self._make_runner(base)
-        grouped = self.device.type == "cuda" if self.settings.grouped is None else self.settings.grouped
-        self._stacks = AdapterStacks(base.groups, dtype_for(base.dtype), self.device) if grouped else None
-        parameters = list(base.model.parameters())
-        self._shape = BaseShape.of(
-            base.shapes,
-            sum(parameter.numel() for parameter in parameters),
-            parameters[0].dtype.itemsize,
-            base.vocab_size,
+        self._admission = Admission(self.worker_id, base, self.key, self.settings, self.device, self._load_data)
+        self._rounds = Rounds(
+            self._runner,
+            self._admission.fit,
+            self.device,
+            token_budget=self.settings.token_budget,
+            num_measured=self.settings.num_measured_packs,
+            here=self._runs,
+            take_in=self._report,
+            fail=self._fail,
         )
-        if not base.has_plain_head:
-            self._shape = without_chunks(self._shape)
-        self._fit = MemoryFit(self._shape)
-        self._loaded_bytes = self._meter.held_bytes()
-        if self.settings.capacity_bytes is None:
-            # Free memory is what is left beside the base, which is loaded by now.
-            self._capacity_bytes = self._shape.base_bytes + int(0.9 * device_bytes(self.device))
         self._saver = JobSaver(
             self.settings.checkpoints_dir, self.key, base, surroundings(self.device, self._lane_threads)
         )
+        self._base = base
         self._started = time.monotonic()
 
     @property
@@ -201,14 +166,23 @@ class Worker:
         waiting = [assignment for assignment in self._waiting if assignment.job_id != job_id]
         had = len(waiting) < len(self._waiting) or job_id in self._runs
         self._waiting = deque(waiting)
-        run = self._runs.pop(job_id, None) or self._prepared.pop(job_id, None)
+        run = self._runs.pop(job_id, None)
+        if run is None and self._base is not None:
+            run = self._admission.take(job_id)
         if run is not None:
             self._runner.forget(job_id)
             self._saver.forget(job_id)
             if run.adapter.factors.slot is not None:
                 run.adapter.factors.slot.give_back()
         self._paused.discard(job_id)
+        self._handing_back.discard(job_id)
         return had
+
+    def hand_back(self, job_id: str) -> None:
+        """Stop a job at the next micro-batch boundary, save it where it stands, and drop it; then it is reported
+        PENDING. Its neighbours train on while it is written. Without effect on a job that is not here."""
+        if job_id in self._runs or any(assignment.job_id == job_id for assignment in self._waiting):
+            self._handing_back.add(job_id)
 
     def preempt(self) -> list[Report]:
         """Save all jobs at the micro-batch boundary that comes next, and do nothing for them any more.
@@ -235,20 +209,21 @@ class Worker:
         self._admit()
         with self._boundary:
             members = self._members() if not self._preempted else []
-        for pack in self._packs(members):
+        for pack in self._rounds.packs(members):
             with self._boundary:
                 if self._preempted:
                     break
-                self._run_pack(pack)
+                self._rounds.run(pack)
             self._last_sign = time.monotonic()
         self._busy_seconds += time.monotonic() - began
         with self._boundary:
             if not self._preempted:
-                self._saver.save_due(list(self._runs.values()))
+                self._saver.save_due(list(self._runs.values()), leaving=self._handing_back)
                 # With nothing to run, the disk is what there is to wait for.
                 self._take_saved(self._saver.collect())
+                self._let_go()
             told = self._told()
-        if self._paused and not members:
+        if (self._paused or self._handing_back) and not members:
             time.sleep(_IDLE_SECONDS)
         return told
 
@@ -256,7 +231,7 @@ class Worker:
         """What the jobs want to run in this round; those that want nothing more are finished."""
         members = []
         for run in list(self._runs.values()):
-            if self._saver.is_held(run.job_id):
+            if self._saver.is_held(run.job_id) or run.job_id in self._handing_back:
                 continue
             with self._guard(run):
                 work = run.next_work()
@@ -265,6 +240,16 @@ class Worker:
                 else:
                     members.append(Member(run, work))
         return members
+
+    def _let_go(self) -> None:
+        """Drop the jobs that are to be handed back and are saved."""
+        for job_id in sorted(self._handing_back):
+            run = self._runs.get(job_id)
+            if run is not None and not self._saver.is_saved(run):
+                continue
+            said = "had not begun" if run is None else f"saved at step {run.step}"
+            self.release(job_id)
+            self._state(job_id, JobState.PENDING, "handed_back", said)
 
     def _told(self) -> list[Report]:
         """The reports so far, stamped with the attempts that they are of."""
@@ -285,7 +270,7 @@ class Worker:
             evaluating=tuple(run.job_id for run in self._runs.values() if run.is_evaluating),
             busy_seconds=self._busy_seconds,
             wall_seconds=time.monotonic() - self._started if self._started is not None else 0.0,
-            tokens=self._tokens,
+            tokens=self._rounds.tokens if self._base is not None else 0,
         )
 
     def runs(self) -> dict[str, JobRun]:
@@ -297,10 +282,9 @@ class Worker:
         while self._waiting:
             assignment = self._waiting[0]
             try:
-                run = self._prepare(assignment)
-                if not self._fits([run.demand]):
-                    raise JobError("memory", self._too_large(run.demand))
-                if not self._fits([run.demand, *(other.demand for other in self._runs.values())]):
+                with self._preparing():
+                    run = self._admission.prepare(assignment)
+                if not self._admission.has_room(run.demand, (other.demand for other in self._runs.values())):
                     return
                 with self._boundary:
                     if self._preempted:
@@ -314,7 +298,7 @@ class Worker:
         initialise(run.adapter, run.spec.lora, run.spec.training.seed)
         resumed = self._saver.enrol(run, assignment)
         self._waiting.popleft()
-        self._prepared.pop(run.job_id)
+        self._admission.take(run.job_id)
         self._runs[run.job_id] = run
         notes = [*run.data.notes]
         if run.spec.training.gradient_checkpointing and not self.base.can_checkpoint:
@@ -347,130 +331,6 @@ class Worker:
             self._paused.discard(job_id)
             self._state(job_id, JobState.RUNNING, "room", "there is room on the disk again, the job goes on")
 
-    def _prepare(self, assignment: Assignment) -> JobRun:
-        """Tokenise and allocate; kept while the job waits for room, so that it is done once."""
-        if prepared := self._prepared.get(assignment.job_id):
-            return prepared
-        spec = assignment.spec
-        targets = resolve(spec.lora, self.base.shapes, other_modules=self.base.module_names)
-        with self._preparing():
-            data = self._load_data(spec, self.key)
-        dtype = dtype_for(self.base.dtype)
-        needs = demand(spec, data, targets, dtype.itemsize)
-        adapter = self._stacks.allocate(targets) if self._stacks is not None else None
-        if adapter is None:
-            adapter = allocate(targets, dtype=dtype, device=self.device, groups=self.base.groups)
-        run = JobRun(job_id=assignment.job_id, spec=spec, data=data, adapter=adapter, demand=needs)
-        self._prepared[assignment.job_id] = run
-        return run
-
-    def _fits(self, demands: Sequence[Demand]) -> bool:
-        return self._bytes_with(demands) <= self._capacity_bytes
-
-    def _bytes_with(self, demands: Sequence[Demand]) -> int:
-        assert self._shape is not None
-        return worker_bytes(self._shape, demands, self.settings.token_budget, self._fit.bound)
-
-    @staticmethod
-    def _too_large_to_run(error: Exception) -> JobError:
-        first = str(error).strip().splitlines()[0]
-        return JobError(
-            "memory",
-            f"a micro-batch of this job does not fit even alone ({first}); lower "
-            "training.per_device_train_batch_size or training.max_length, or set training.gradient_checkpointing",
-        )
-
-    def _too_large(self, needs: Demand) -> str:
-        assert self._shape is not None
-        predicted = self._bytes_with([needs])
-        return (
-            f"does not fit on {self.worker_id} even alone: needs about {predicted / 2**30:.2f} GiB "
-            f"(base {self._shape.base_bytes / 2**30:.2f}, adapter {needs.adapter_bytes / 2**30:.2f}, a micro-batch of "
-            f"{needs.worst_tokens} tokens) of {self._capacity_bytes / 2**30:.2f} GiB; lower "
-            "training.per_device_train_batch_size, training.max_length or lora.r"
-        )
-
-    def _packs(self, members: Sequence[Member]) -> Iterator[list[Member]]:
-        """A round's packs. Those of `exact` jobs hold one job; as many of them as there are lanes run side by side."""
-        by_job = {member.run.job_id: member for member in members}
-        candidates = [
-            Candidate(
-                job_id=member.run.job_id,
-                tokens=member.work.batch.num_tokens,
-                kind=member.work.kind,
-                exclusive=member.is_exclusive,
-                checkpointing=member.run.spec.training.gradient_checkpointing,
-                priority=member.run.spec.scheduling.priority,
-            )
-            for member in members
-        ]
-        side_by_side: list[Member] = []
-        for pack in self._batcher.round(candidates):
-            if not pack[0].exclusive:
-                yield [by_job[candidate.job_id] for candidate in pack]
-                continue
-            side_by_side.append(by_job[pack[0].job_id])
-            if len(side_by_side) == self._runner.num_lanes:
-                yield side_by_side
-                side_by_side = []
-        if side_by_side:
-            yield side_by_side
-
-    def _run_pack(self, pack: list[Member], *, on_one_lane: bool = False) -> None:
-        """Run a pack; what breaks is run again in smaller parts, to find out whose fault it is."""
-        wave = self._runner.arrange(pack, on_one_lane=on_one_lane)
-        load = load_of(pack)
-        measured = load is not None and self._is_worth_measuring(load) and self._meter.begin()
-        held_bytes = self._meter.held_bytes() - _moment_bytes(pack) if measured else 0
-        taken, failures = self._runner.run(wave, self._take_in)
-        if measured and load is not None and not failures:
-            # A job's first step makes its moments, which are the adapter's and not the pack's.
-            self._fit.observe(load, self._meter.peak_bytes() - held_bytes - _moment_bytes(pack))
-        self._tokens += sum(member.work.batch.num_tokens for member in pack if member.work.kind is Kind.TRAIN)
-        for one in sorted(taken, key=lambda one: list(self._runs).index(one.member.run.job_id)):
-            self._report(one)
-        for failure in failures:
-            alone = on_one_lane and len(pack) == 1
-            self._run_again(failure, alone=alone)
-
-    def _is_worth_measuring(self, load: PackLoad) -> bool:
-        """The first packs, and any that is clearly larger than all before."""
-        if self._fit.num_observed(checkpointing=load.checkpointing) < self.settings.num_measured_packs:
-            return True
-        largest = self._fit.largest_observed(checkpointing=load.checkpointing)
-        return self.settings.num_measured_packs > 0 and load.tokens > 1.1 * largest
-
-    def _run_again(self, failure: Failure, *, alone: bool) -> None:
-        """Out of memory, half of them at a time; else each by itself. On one lane, so that nothing runs beside them.
-
-        What a job had accumulated is thrown away, so it starts its optimizer batch over and runs here until it is past
-        the micro-batch that broke: left to the next round, that one would meet the same pack again.
-        """
-        error, members = failure.error, failure.members
-        for member in members:
-            member.run.rewind()
-        if alone:
-            run = members[0].run
-            self._fail(run.job_id, self._too_large_to_run(error) if is_out_of_memory(error) else error)
-            return
-        parts = [members[index : index + 1] for index in range(len(members))]
-        if is_out_of_memory(error):
-            free_cached_memory(self.device)
-            middle = len(members) // 2
-            parts = [part for part in (members[:middle], members[middle:]) if part]
-        for part in parts:
-            places = [(member, member.run.step) for member in part]
-            while behind := [found for member, step in places if (found := self._still_behind(member, step))]:
-                self._run_pack(behind, on_one_lane=True)
-
-    def _still_behind(self, broken: Member, step: int) -> Member | None:
-        """What a job is to run next, while that is not beyond the work that broke."""
-        run = broken.run
-        work = run.next_work() if run.job_id in self._runs and run.step == step else None
-        if work is None or work.kind is not broken.work.kind or work.micro_batch > broken.work.micro_batch:
-            return None
-        return Member(run, work)
-
     def _report(self, taken: Taken) -> None:
         run = taken.member.run
         with self._guard(run):
@@ -480,14 +340,6 @@ class Worker:
                 self._reports.append(taken.report)
             if isinstance(taken.report, StepReport):
                 run.check_finite()
-
-    @staticmethod
-    def _take_in(member: Member, outcome: Outcome) -> StepReport | EvalReport | None:
-        if member.work.kind is Kind.TRAIN:
-            return member.run.trained(member.work, loss_sum=outcome.loss_sum, seconds=outcome.seconds)
-        return member.run.evaluated(
-            member.work, loss_sum=outcome.loss_sum, exact=outcome.exact, seconds=outcome.seconds
-        )
 
     def _finish(self, run: JobRun) -> None:
         """Write the artifact and let the job go."""
@@ -540,21 +392,3 @@ class Worker:
         self._reports.append(
             StateReport(job_id=job_id, state=state, reason=reason, message=message, staged_artifact=staged)
         )
-
-
-def load_of(pack: Sequence[Member]) -> PackLoad | None:
-    """What a training pack's memory depends on; an evaluation keeps little and says nothing of training."""
-    if pack[0].work.kind is not Kind.TRAIN:
-        return None
-    lengths = [len(row.ids) for member in pack for row in member.work.batch.rows]
-    return PackLoad(
-        tokens=sum(lengths),
-        labels=sum(member.work.batch.num_labels for member in pack),
-        squares=sum(length**2 for length in lengths),
-        checkpointing=pack[0].run.spec.training.gradient_checkpointing,
-    )
-
-
-def _moment_bytes(pack: Sequence[Member]) -> int:
-    """Bytes of the moments that the optimizers of a pack's jobs hold now."""
-    return sum(moment.nbytes for member in pack for moment in member.run.optimizer.state.moments.values())

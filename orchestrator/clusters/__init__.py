@@ -11,7 +11,7 @@ from typing import Protocol
 from jobs.errors import LoraloomError
 from jobs.records import Assignment, Report, WorkerStatus
 from orchestrator.placement import Device, NewWorker
-from workers.worker import WorkerSettings
+from workers.settings import WorkerSettings
 
 
 class End(StrEnum):

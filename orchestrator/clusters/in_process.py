@@ -9,7 +9,8 @@ import torch
 from jobs.records import Assignment
 from orchestrator.clusters import End, Observation, WorkerEnd, end_of
 from orchestrator.placement import Device, NewWorker
-from workers.worker import Worker, WorkerSettings
+from workers.settings import WorkerSettings
+from workers.worker import Worker
 
 
 class InProcessCluster:

@@ -38,7 +38,8 @@ from orchestrator.clusters.worker_loop import WorkerLoop
 from orchestrator.openmp import ENVIRONMENT
 from orchestrator.placement import Device, NewWorker
 from orchestrator.retries import LEASE_SECONDS
-from workers.worker import Worker, WorkerSettings
+from workers.settings import WorkerSettings
+from workers.worker import Worker
 
 _OBJECT_STORE_BYTES = 100 * 2**20
 """Small: reports are small, and weights never travel through Ray."""

@@ -19,8 +19,9 @@ from tests.benchmarks.setting import Setting
 from workers.base_model import BaseModel, read_blueprint
 from workers.dataset import Row
 from workers.lane import Lane
+from workers.settings import WorkerSettings
 from workers.shares import divide
-from workers.worker import MAX_LANES, Worker, WorkerSettings
+from workers.worker import MAX_LANES, Worker
 
 
 class Packed:

@@ -17,7 +17,7 @@ from tests.benchmarks.engine import Packed
 from tests.benchmarks.rows import real_inputs
 from tests.benchmarks.setting import Setting
 from workers.pack_runner import Member
-from workers.worker import load_of
+from workers.rounds import load_of
 
 MOST_ERROR = 0.10
 """Mean of |foretold / measured - 1|, and what a pack may exceed the bound that it was admitted by."""
@@ -29,7 +29,8 @@ def measure(num_observed: int, num_foretold: int, seed: int) -> dict[str, Any]:
     """Run packs of random members of one worker, the first ones to learn from."""
     setting = Setting(inputs=real_inputs(), num_jobs=NUM_JOBS, batch_size=BATCH_SIZE, dtype="fp32")
     packed = Packed(setting, num_measured_packs=num_observed)
-    worker, meter = packed.worker, packed.worker._meter
+    worker, meter = packed.worker, packed.worker._rounds.meter
+    loaded_bytes = meter.held_bytes()
     draw = random.Random(seed)
     worker._admit()
     runs = list(worker.runs().values())
@@ -43,11 +44,11 @@ def measure(num_observed: int, num_foretold: int, seed: int) -> dict[str, Any]:
             members.append(Member(run, work))
         load = load_of(members)
         assert load is not None
-        beside = worker._loaded_bytes + adapters
-        foretold, bound = beside + worker._fit.predict(load), beside + worker._fit.bound(load)
+        beside = loaded_bytes + adapters
+        foretold, bound = beside + worker._admission.fit.predict(load), beside + worker._admission.fit.bound(load)
         if number >= num_observed and not meter.begin():
             raise SystemExit("this machine does not let a process reset its own peak (/proc/self/clear_refs)")
-        worker._run_pack(members)
+        worker._rounds.run(members)
         if number >= num_observed:
             peak = meter.peak_bytes()
             errors.append(abs(foretold / peak - 1))

@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from jobs.artifacts import verify
 from jobs.records import JobState
 from orchestrator.clusters.processes import descendants
 from orchestrator.journal import JournalReader
 from tests.faults.nursery import Nursery, Request
-from workers import artifact
 
 _SECONDS = 120.0
 _CLOCKED = ("seconds",)
@@ -120,7 +120,7 @@ class Run:
         """Name and file → content of all that was published, the checked manifests included."""
         found = {}
         for folder in sorted((self.folder / "artifacts").iterdir()):
-            artifact.verify(folder)
+            verify(folder)
             for file in sorted(folder.iterdir()):
                 found[f"{folder.name}/{file.name}"] = file.read_bytes()
         return found

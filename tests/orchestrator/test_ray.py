@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from jobs.artifacts import verify
 from jobs.loading import load_files
 from jobs.records import Event, Job, JobState
 from orchestrator.clusters.ray_cluster import RayCluster
@@ -16,8 +17,7 @@ from orchestrator.journal import Journal, Submission
 from orchestrator.lives import Lives
 from orchestrator.run import check
 from orchestrator.scheduler import Scheduler
-from workers import artifact
-from workers.worker import WorkerSettings
+from workers.settings import WorkerSettings
 
 pytestmark = pytest.mark.ray
 WriteSpecs = Callable[..., Path]
@@ -93,7 +93,7 @@ def test_two_bases_on_two_workers_of_one_machine(
     # The workers stepped on their own and told of every step, in each job's order.
     for job_id in scheduler.jobs:
         assert [step for one, step in recorder.steps if one == job_id] == [1, 2, 3, 4]
-        assert artifact.verify(Path(scheduler.jobs[job_id].artifact or ""))["metrics"]["step"] == 4
+        assert verify(Path(scheduler.jobs[job_id].artifact or ""))["metrics"]["step"] == 4
     life = [event.state for event in recorder.events if event.job_id == "job-0"]
     assert life == [JobState.STARTING, JobState.RUNNING, JobState.SUCCEEDED]
 

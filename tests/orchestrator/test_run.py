@@ -15,11 +15,11 @@ from peft import PeftModel
 from rich.console import Console
 from transformers import AutoModelForCausalLM
 
+from jobs.artifacts import verify
 from jobs.errors import SpecError
 from orchestrator.journal import Journal, JournalLocked
 from orchestrator.run import RunOptions, run
 from orchestrator.summary import RunSummary
-from workers import artifact
 
 WriteSpecs = Callable[..., Path]
 
@@ -47,7 +47,7 @@ def test_every_job_ends_with_an_artifact_that_peft_opens(
     assert states(summary) == dict.fromkeys(("job-0", "job-1", "job-2"), "SUCCEEDED")
     for job in summary.jobs:
         assert job.artifact is not None
-        manifest = artifact.verify(Path(job.artifact))
+        manifest = verify(Path(job.artifact))
         assert manifest["metrics"]["eval_loss"] == job.eval_loss
         base = AutoModelForCausalLM.from_pretrained(tiny_base, dtype=torch.float32)
         model = PeftModel.from_pretrained(base, job.artifact)
@@ -82,7 +82,7 @@ def test_unlike_bases_get_workers_of_their_own(tmp_path: Path, write_specs: Writ
     specs = write_specs({}, {"model": {"model_name_or_path": str(other_base)}}, {})
     summary = run_in_process(specs, tmp_path / "out", workers=2)
     assert set(states(summary).values()) == {"SUCCEEDED"}
-    bases = {job.name: artifact.verify(Path(job.artifact or ""))["base"]["model_name_or_path"] for job in summary.jobs}
+    bases = {job.name: verify(Path(job.artifact or ""))["base"]["model_name_or_path"] for job in summary.jobs}
     assert bases["job-1"] == str(other_base)
     assert bases["job-0"] == bases["job-2"] != bases["job-1"]
 

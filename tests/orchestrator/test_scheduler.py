@@ -33,9 +33,9 @@ from orchestrator.lives import Listener, Lives
 from orchestrator.placement import Device, NewWorker
 from orchestrator.retries import MOST_FRUITLESS
 from orchestrator.scheduler import Scheduler
+from workers.estimate import Estimate
 from workers.memory import BaseShape, Demand
-from workers.preflight import Estimate
-from workers.worker import WorkerSettings
+from workers.settings import WorkerSettings
 
 GIB = 2**30
 

@@ -8,8 +8,8 @@ from jobs.records import BaseKey
 from orchestrator.journal import Journal
 from orchestrator.placement import Device
 from orchestrator.token_budget import fixed_token_budget, token_budget
+from workers.estimate import Estimate
 from workers.memory import MAX_TOKEN_BUDGET, MIN_TOKEN_BUDGET, BaseShape, Demand
-from workers.preflight import Estimate
 
 SMALL = BaseShape(num_parameters=10**6, itemsize=4, vocab_size=1000, linear_features=10_000)
 LARGE = BaseShape(num_parameters=10**9, itemsize=4, vocab_size=1000, linear_features=4_000_000)

@@ -15,7 +15,8 @@ from jobs.spec import JobSpec
 from tests.real_inputs import data_file, require, smollm2_dir
 from workers.base_model import load_tokenizer, read_blueprint
 from workers.dataset import Cursor, Row, load_job_data
-from workers.worker import Worker, WorkerSettings
+from workers.settings import WorkerSettings
+from workers.worker import Worker
 
 pytestmark = pytest.mark.real
 

@@ -12,12 +12,13 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import PreTrainedModel
 
+from jobs.artifacts import verify
 from jobs.records import BaseKey
 from jobs.spec import JobSpec
 from tests.models import make_rows, make_spec, tiny_gpt2, tiny_llama
 from workers import artifact
 from workers.adapter import Adapter, allocate, initialise
-from workers.artifact import Provenance, export, verify, vllm_command
+from workers.artifact import Provenance, export, vllm_command
 from workers.base_model import BaseModel
 from workers.lora import Segment
 from workers.targets import resolve

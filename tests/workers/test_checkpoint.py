@@ -12,11 +12,11 @@ import pytest
 import torch
 from peft import PeftModel
 
+from jobs.artifacts import file_sha256
 from jobs.checkpoints import CheckpointError, CheckpointMismatchError, DataFingerprints, DiskFullError, folder_name
 from jobs.records import CheckpointRecord
 from tests.models import make_spec, tiny_gpt2, tiny_llama
 from tests.workers.snapshots import IDENTITY, SURROUNDINGS, assert_same, make_snapshot, make_standing
-from workers import artifact
 from workers.checkpoint import load, peft_config, save, verify
 from workers.snapshot import JobSnapshot, Pair
 from workers.targets import linears, resolve
@@ -60,13 +60,13 @@ def test_the_record_says_what_stands_there(tmp_path: Path, half_done: bool) -> N
         step=7,
         micro_batch=2 if half_done else 0,
         folder="step-000007.02-a3" if half_done else "step-000007.00-a3",
-        manifest_sha256=artifact.file_sha256(folder / "manifest.json"),
+        manifest_sha256=file_sha256(folder / "manifest.json"),
         size_bytes=sum(file.stat().st_size for file in folder.iterdir()),
     )
     assert {file.name for file in folder.iterdir()} == FILES | ({"gradients.safetensors"} if half_done else set())
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["files"] == {
-        file.name: {"sha256": artifact.file_sha256(file), "size_bytes": file.stat().st_size}
+        file.name: {"sha256": file_sha256(file), "size_bytes": file.stat().st_size}
         for file in folder.iterdir()
         if file.name != "manifest.json"
     }

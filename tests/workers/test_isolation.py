@@ -17,7 +17,7 @@ from tests.models import Trained, admit, make_data, make_spec, make_worker, tiny
 from workers import worker as worker_module
 from workers.dataset import JobData
 from workers.job_run import JobRun
-from workers.worker import Worker
+from workers.rounds import Rounds
 
 NUM_STEPS = 8
 LENGTHS = {"left": [3, 8, 2, 6, 5], "middle": [9, 2, 4, 7, 7, 3], "right": [5, 2, 11, 6], "faulty": [6, 4, 2, 9, 3]}
@@ -183,19 +183,19 @@ def test_a_nan_job_fails_with_its_reason_while_its_neighbours_finish(
 def test_nothing_of_a_job_changes_while_packs_without_it_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each job in packs of its own: whenever one steps, the others keep every bit."""
     packs = 0
-    run_pack = Worker._run_pack
+    run_pack = Rounds.run
 
-    def watched(self: Worker, pack: list[Any]) -> None:
+    def watched(self: Rounds, pack: list[Any]) -> None:
         nonlocal packs
         members = {member.run.job_id for member in pack}
-        others = {job_id: run for job_id, run in self.runs().items() if job_id not in members}
+        others = {job_id: run for job_id, run in self._here.items() if job_id not in members}
         before = {job_id: state_of(run) for job_id, run in others.items()}
         run_pack(self, pack)
         for job_id, run in others.items():
             assert changes(state_of(run), before[job_id]) == {}
         packs += bool(others)
 
-    monkeypatch.setattr(Worker, "_run_pack", watched)
+    monkeypatch.setattr(Rounds, "run", watched)
     worker = make_worker(tiny_llama(), data_of(), tmp_path, token_budget=1)
     trained = train(worker, [spec_of(name) for name in LENGTHS], before=nan_weights)
     assert packs > 3 * NUM_STEPS

@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from workers import loss
-from workers.loss import LabelLosses, chunk_labels, head_losses, logit_losses
+from workers import chunks, loss
+from workers.chunks import chunk_labels
+from workers.loss import LabelLosses, head_losses, logit_losses
 
 WIDTH, VOCABULARY, LABELS = 6, 11, 23
 
@@ -26,7 +27,7 @@ def inputs(dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
 
 @pytest.fixture(params=[1, 2, 7, 1000])
 def labels_a_chunk(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
-    monkeypatch.setattr(loss, "_CHUNK_LOGITS", request.param * VOCABULARY)
+    monkeypatch.setattr(chunks, "_CHUNK_LOGITS", request.param * VOCABULARY)
     assert chunk_labels(VOCABULARY) == request.param
     return request.param
 

@@ -110,9 +110,10 @@ def test_a_job_without_room_waits_and_is_admitted_once_there_is_some(tmp_path: P
     probe = make_worker(tiny_llama(), data, tmp_path)
     admitted = admit(probe, specs)
     demand = admitted.runs["first"].demand
-    assert probe._shape is not None
     room_for_two = (
-        probe._shape.base_bytes + 2 * demand.adapter_bytes + probe._shape.pack_bytes(PackLoad(tokens=20, labels=20))
+        probe._admission.shape.base_bytes
+        + 2 * demand.adapter_bytes
+        + probe._admission.shape.pack_bytes(PackLoad(tokens=20, labels=20))
     )
     worker = make_worker(tiny_llama(), data, tmp_path / "tight", capacity_bytes=room_for_two)
     trained = admit(worker, specs)

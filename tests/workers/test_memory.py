@@ -107,8 +107,7 @@ def test_what_a_pack_keeps_lies_below_the_prediction(
     tokens = sum(run.demand.worst_tokens for run in admitted.runs.values())
     labels = sum(run.demand.worst_labels for run in admitted.runs.values())
     assert tokens == 3 * 4 * 40
-    assert worker._shape is not None
-    predicted = worker._shape.pack_bytes(PackLoad(tokens=tokens, labels=labels))
+    predicted = worker._admission.shape.pack_bytes(PackLoad(tokens=tokens, labels=labels))
     measured = kept_bytes(worker, weights)
     assert 0.1 * predicted < measured < predicted
 

@@ -13,7 +13,8 @@ from jobs.records import CheckpointRecord
 from tests.workers.snapshots import IDENTITY, assert_same, make_snapshot
 from workers import publishing
 from workers.checkpoint import save, verify
-from workers.retention import load_newest, prune, quarantine, superseded, sweep
+from workers.restoring import load_newest
+from workers.retention import prune, quarantine, superseded, sweep
 
 
 def save_steps(folder: Path, *steps: int) -> list[CheckpointRecord]:

@@ -70,6 +70,6 @@ def test_a_pack_writes_no_gradient_of_a_slot_that_is_not_in_it(tmp_path: Path) -
         for grads in absent:
             # Adding a zero of either sign to it would show: -0.0 + 0.0 = 0.0.
             grads.fill_(-0.0)
-        worker._run_pack([member for member in worker._members() if member.run.job_id in names_in_pack])
+        worker._rounds.run([member for member in worker._members() if member.run.job_id in names_in_pack])
         assert all(torch.signbit(grads).all() for grads in absent)
         assert all(runs[name].adapter.grads.any() or runs[name].step for name in names_in_pack)

@@ -1,0 +1,114 @@
+"""Which jobs a worker takes in, and what they are made of: rows, adapter, demand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+import torch
+
+from jobs.errors import JobError
+from jobs.records import Assignment, BaseKey
+from jobs.spec import JobSpec
+from workers.adapter import allocate, dtype_for
+from workers.base_model import BaseModel
+from workers.dataset import JobData
+from workers.job_run import JobRun
+from workers.memory import BaseShape, Demand, demand, without_chunks, worker_bytes
+from workers.memory_fit import MemoryFit
+from workers.memory_meter import device_bytes
+from workers.settings import WorkerSettings
+from workers.stacks import AdapterStacks
+from workers.targets import resolve
+
+LoadData = Callable[[JobSpec, BaseKey], JobData]
+
+
+class Admission:
+    """Decides by the memory model, and keeps jobs that wait for room ready."""
+
+    def __init__(
+        self,
+        worker_id: str,
+        base: BaseModel,
+        key: BaseKey,
+        settings: WorkerSettings,
+        device: torch.device,
+        load_data: LoadData,
+    ) -> None:
+        self._worker_id = worker_id
+        self._base = base
+        self._key = key
+        self._token_budget = settings.token_budget
+        self._device = device
+        self._load_data = load_data
+        self._dtype = dtype_for(base.dtype)
+        grouped = device.type == "cuda" if settings.grouped is None else settings.grouped
+        self._stacks = AdapterStacks(base.groups, self._dtype, device) if grouped else None
+        self.shape = _shape(base)
+        self.fit = MemoryFit(self.shape)
+        """What packs take, by those that were measured."""
+        self.capacity_bytes = settings.capacity_bytes
+        if self.capacity_bytes is None:
+            # Free memory is what is left beside the base, which is loaded by now.
+            self.capacity_bytes = self.shape.base_bytes + int(0.9 * device_bytes(device))
+        self._prepared: dict[str, JobRun] = {}
+
+    def prepare(self, assignment: Assignment) -> JobRun:
+        """Tokenise and allocate; kept while the job waits for room, so that it is done once.
+
+        Raises:
+            LoraloomError: The rows or the targets cannot be used.
+        """
+        if prepared := self._prepared.get(assignment.job_id):
+            return prepared
+        spec = assignment.spec
+        targets = resolve(spec.lora, self._base.shapes, other_modules=self._base.module_names)
+        data = self._load_data(spec, self._key)
+        needs = demand(spec, data, targets, self._dtype.itemsize)
+        adapter = self._stacks.allocate(targets) if self._stacks is not None else None
+        if adapter is None:
+            adapter = allocate(targets, dtype=self._dtype, device=self._device, groups=self._base.groups)
+        run = JobRun(job_id=assignment.job_id, spec=spec, data=data, adapter=adapter, demand=needs)
+        self._prepared[assignment.job_id] = run
+        return run
+
+    def has_room(self, needs: Demand, others: Iterable[Demand]) -> bool:
+        """Whether a job fits beside others now.
+
+        Raises:
+            JobError: It does not fit even alone.
+        """
+        if not self._fits([needs]):
+            raise JobError("memory", self._too_large(needs))
+        return self._fits([needs, *others])
+
+    def take(self, job_id: str) -> JobRun | None:
+        """Let go of a prepared job, to be run or dropped."""
+        return self._prepared.pop(job_id, None)
+
+    def _fits(self, demands: Sequence[Demand]) -> bool:
+        assert self.capacity_bytes is not None
+        return self._bytes_with(demands) <= self.capacity_bytes
+
+    def _bytes_with(self, demands: Sequence[Demand]) -> int:
+        return worker_bytes(self.shape, demands, self._token_budget, self.fit.bound)
+
+    def _too_large(self, needs: Demand) -> str:
+        assert self.capacity_bytes is not None
+        return (
+            f"does not fit on {self._worker_id} even alone: needs about {self._bytes_with([needs]) / 2**30:.2f} GiB "
+            f"(base {self.shape.base_bytes / 2**30:.2f}, adapter {needs.adapter_bytes / 2**30:.2f}, a micro-batch of "
+            f"{needs.worst_tokens} tokens) of {self.capacity_bytes / 2**30:.2f} GiB; lower "
+            "training.per_device_train_batch_size, training.max_length or lora.r"
+        )
+
+
+def _shape(base: BaseModel) -> BaseShape:
+    parameters = list(base.model.parameters())
+    shape = BaseShape.of(
+        base.shapes,
+        sum(parameter.numel() for parameter in parameters),
+        parameters[0].dtype.itemsize,
+        base.vocab_size,
+    )
+    return shape if base.has_plain_head else without_chunks(shape)
