@@ -149,7 +149,7 @@ def test_a_job_whose_rows_or_targets_cannot_be_used_fails_before_it_is_admitted(
         return make_data(1, [3, 4])
 
     worker = make_worker(tiny_llama(), {}, tmp_path)
-    worker._load_data = load
+    worker._admission._load_data = load
     specs = [
         spec_of("unreadable", max_steps=1),
         spec_of("lost", lora={"target_modules": ["nowhere"]}, max_steps=1),
