@@ -89,6 +89,9 @@ def fits(room: Room, device: Device, job: WaitingJob, most_tokens: float, token_
     """Whether a job may join these: the first one if memory allows, others also only while packs are not full."""
     if room.num_jobs and room.pack_tokens + job.demand.worst_tokens > most_tokens:
         return False
+    # A job more never makes a pack smaller.
+    if room.bytes_now(job.base_shape, token_budget) + job.demand.adapter_bytes > device.memory_bytes:
+        return False
     return room.bytes_with(job.base_shape, job.demand, token_budget) <= device.memory_bytes
 
 
@@ -112,8 +115,9 @@ class BaseBins:
     def find(self, job: WaitingJob, most_tokens: float, token_budget: int) -> Bin | None:
         """The bin with the emptiest pack in which the job fits now."""
         refused = self._refused.setdefault(most_tokens, [])
-        if any(_asks_no_less(job.demand, one) for one in refused):
-            return None
+        for least in refused:
+            if _asks_no_less(job.demand, least):
+                return None
         passed: list[tuple[int, int, Bin]] = []
         found = None
         while self._heap:
@@ -131,6 +135,7 @@ class BaseBins:
         for entry in passed:
             heapq.heappush(self._heap, entry)
         if found is None:
+            refused[:] = [other for other in refused if not _asks_no_less(other, job.demand)]
             refused.append(job.demand)
         return found
 

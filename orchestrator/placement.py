@@ -22,7 +22,7 @@ from jobs.records import BaseKey, Placement
 from orchestrator import preemption
 from orchestrator.bins import BaseBins, Bin, fits
 from orchestrator.handover import hand_over, placed_because
-from orchestrator.queueing import Turns, WaitingLine, kind_of
+from orchestrator.queueing import Turns, WaitingLine
 from orchestrator.room import Room
 from orchestrator.snapshot import (
     BaseOutlook,
@@ -166,7 +166,7 @@ class _Deciding:
             return False
         others = one.room.num_jobs
         with_base.place(one, job)
-        takes = one.room.bytes_with(job.base_shape, None, budget)
+        takes = one.room.bytes_now(job.base_shape, budget)
         reason = placed_because(one.id, takes, one.device.memory_bytes, others)
         self.placements.append(Placement(job_id=job.id, worker_id=one.id, reason=reason))
         return True
@@ -203,7 +203,7 @@ class _Deciding:
         needs = self._alone(job)
         if needs > self.largest and self.largest:
             said = f"needs about {gib(needs)}, the largest device has {gib(self.largest)}"
-            self.impossible += [(one.id, said) for one in self.line.kinds[job.queue][kind_of(job)]]
+            self.impossible += [(one.id, said) for one in self.line.alike(job).jobs]
             return None
         return self._of_leaving(job, needs) or self._preempt(job) or self._reserve(job, needs)
 
@@ -283,8 +283,7 @@ class _Deciding:
         if not bins:
             return None
         free = [
-            one.device.memory_bytes - one.room.bytes_with(job.base_shape, None, self.snapshot.token_budget)
-            for one in bins
+            one.device.memory_bytes - one.room.bytes_now(job.base_shape, self.snapshot.token_budget) for one in bins
         ]
         now = self.snapshot.now_seconds
         ends = [

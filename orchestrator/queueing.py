@@ -23,7 +23,7 @@ import heapq
 import math
 from bisect import bisect_left, insort
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from jobs.records import BaseKey
 from orchestrator.snapshot import PolicySettings, Queue, Snapshot, WaitingJob
@@ -33,8 +33,8 @@ _LONGEST_CHARGE = 0.25
 """Share of the fair window that a single job is counted with in advance at most: a job of days must not keep its queue
 from its share of the hours."""
 
-Kind = tuple[str, BaseKey, Demand, int]
-"""Queue, base, demand, priority: jobs of one kind fit or do not fit together."""
+Order = tuple[int, float, float, int]
+"""See `WaitingJob.order`."""
 
 
 def water_fill(capacity: float, wanted: Mapping[str, float], weights: Mapping[str, float]) -> dict[str, float]:
@@ -114,13 +114,23 @@ class FairShares:
         self._fair = {name: due for name, (_, due) in saved.items()}
 
 
+class Alike:
+    """Waiting jobs of one queue, base, demand and priority, by age: they fit or do not fit together."""
+
+    __slots__ = ("jobs",)
+
+    def __init__(self) -> None:
+        self.jobs: list[WaitingJob] = []
+
+
 class WaitingLine:
     """The waiting jobs by kind, each kind by age. The service keeps it between decisions; no decision changes it."""
 
     def __init__(self, jobs: Iterable[WaitingJob] = ()) -> None:
         self._jobs: dict[str, WaitingJob] = {}
-        self.kinds: dict[str, dict[Kind, list[WaitingJob]]] = {}
-        """By queue."""
+        self._kinds: dict[tuple[str, BaseKey, Demand, int], Alike] = {}
+        self.heads: dict[str, dict[BaseKey, list[tuple[Order, Alike]]]] = {}
+        """Queue -> base -> its kinds in the order of their first jobs."""
         self.pack_tokens: dict[BaseKey, int] = {}
         """Tokens of a micro-batch of each job that waits, by base."""
         for job in jobs:
@@ -135,6 +145,15 @@ class WaitingLine:
     def __contains__(self, job_id: str) -> bool:
         return job_id in self._jobs
 
+    @property
+    def num_kinds(self) -> int:
+        """Of jobs that fit or do not fit together."""
+        return len(self._kinds)
+
+    def alike(self, job: WaitingJob) -> Alike:
+        """The jobs in line that fit where this one fits."""
+        return self._kinds[_kind(job)]
+
     def add(self, job: WaitingJob) -> None:
         """Put a job in line.
 
@@ -144,12 +163,19 @@ class WaitingLine:
         if job.id in self._jobs:
             raise ValueError(f"job {job.id} is in line already; remove it first")
         self._jobs[job.id] = job
-        alike = self.kinds.setdefault(job.queue, {}).setdefault(kind_of(job), [])
-        if not alike or alike[-1].order < job.order:
-            alike.append(job)
-        else:
-            insort(alike, job, key=_order)
         self.pack_tokens[job.base] = self.pack_tokens.get(job.base, 0) + job.demand.worst_tokens
+        alike = self._kinds.setdefault(_kind(job), Alike())
+        jobs = alike.jobs
+        if jobs and jobs[-1].order < job.order:
+            jobs.append(job)
+            return
+        heads = self.heads.setdefault(job.queue, {}).setdefault(job.base, [])
+        place = bisect_left(jobs, job.order, key=_order)
+        if place == 0:
+            if jobs:
+                del heads[bisect_left(heads, (jobs[0].order,))]
+            insort(heads, (job.order, alike))
+        jobs.insert(place, job)
 
     def remove(self, job_id: str) -> WaitingJob:
         """Take a job out: it was placed, or paused, or ended.
@@ -158,27 +184,66 @@ class WaitingLine:
             KeyError: It is not in line.
         """
         job = self._jobs.pop(job_id)
-        kind = kind_of(job)
-        of_queue = self.kinds[job.queue]
-        alike = of_queue[kind]
-        del alike[bisect_left(alike, job.order, key=_order)]
-        if not alike:
-            del of_queue[kind]
-            if not of_queue:
-                del self.kinds[job.queue]
         self.pack_tokens[job.base] -= job.demand.worst_tokens
         if not self.pack_tokens[job.base]:
             del self.pack_tokens[job.base]
+        alike = self._kinds[_kind(job)]
+        jobs = alike.jobs
+        place = bisect_left(jobs, job.order, key=_order)
+        del jobs[place]
+        if place:
+            return job
+        of_queue = self.heads[job.queue]
+        heads = of_queue[job.base]
+        del heads[bisect_left(heads, (job.order,))]
+        if jobs:
+            insort(heads, (jobs[0].order, alike))
+            return job
+        del self._kinds[_kind(job)]
+        if not heads:
+            del of_queue[job.base]
+            if not of_queue:
+                del self.heads[job.queue]
         return job
 
 
-def kind_of(job: WaitingJob) -> Kind:
-    """What decides where a job fits, and for whom it may be made to fit."""
+def _kind(job: WaitingJob) -> tuple[str, BaseKey, Demand, int]:
     return (job.queue, job.base, job.demand, job.priority)
 
 
-def _order(job: WaitingJob) -> tuple[int, float, float, int]:
+def _order(job: WaitingJob) -> Order:
     return job.order
+
+
+class _Walk:
+    """Through the jobs of one queue and base in order, without those of kinds that fit nowhere."""
+
+    __slots__ = ("_heads", "_later", "_place")
+
+    def __init__(self, heads: list[tuple[Order, Alike]]) -> None:
+        self._heads = heads
+        self._place = 0
+        self._later: list[tuple[Order, int, Alike]] = []
+        """A heap: jobs behind the first of their kind, once that was taken."""
+
+    def first(self, taken: set[str], blocked: set[Alike]) -> WaitingJob | None:
+        """The next job that is neither taken nor of a blocked kind."""
+        heads, later = self._heads, self._later
+        while True:
+            if self._place < len(heads) and (not later or heads[self._place][0] < later[0][0]):
+                number, alike = 0, heads[self._place][1]
+                if alike not in blocked and alike.jobs[0].id not in taken:
+                    return alike.jobs[0]
+                self._place += 1
+            elif later:
+                _, number, alike = later[0]
+                if alike not in blocked and alike.jobs[number].id not in taken:
+                    return alike.jobs[number]
+                heapq.heappop(later)
+            else:
+                return None
+            if alike not in blocked and number + 1 < len(alike.jobs):
+                heapq.heappush(later, (alike.jobs[number + 1].order, number + 1, alike))
 
 
 @dataclass
@@ -194,11 +259,17 @@ class _Standing:
     lag_seconds: float
     """Device-seconds that it has had less than its fair share so far."""
     tolerated_seconds: float
-    heads: list[tuple[tuple[int, float, float, int], Kind, int]]
-    """A heap: the first job of each kind that is not known to fit nowhere, and its place among those of its kind."""
+    walks: dict[BaseKey, _Walk]
+    first: WaitingJob | None = None
+    """The next of it, while that is known."""
+    owed: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.owed = self.is_owed
 
     @property
     def is_owed(self) -> bool:
+        """Whether it is further behind than is tolerated, and its running jobs will not make up for it."""
         return self.lag_seconds > self.tolerated_seconds and self.ahead_seconds < -self.tolerated_seconds
 
 
@@ -210,46 +281,38 @@ class Turns:
         self._settings = snapshot.settings
         self._now = snapshot.now_seconds
         self._num_placed = snapshot.num_placed
-        self._num_blocked = 0
+        self._num_blocked: dict[BaseKey, int] = {}
         self._taken: set[str] = set()
-        self._blocked: set[Kind] = set()
-        self._oldest: list[tuple[float, float, int, Kind, int]] | None = None
+        self._blocked: set[Alike] = set()
+        self._passed_over: set[BaseKey] = set()
+        self._oldest: list[tuple[tuple[float, float, int], int, Alike]] | None = None
         self._standings = _standings(line, snapshot)
+        self._quotas = {queue.name: queue.max_jobs for queue in snapshot.queues if queue.max_jobs is not None}
         self.at_quota = {
-            queue.name: queue.max_jobs
-            for queue in snapshot.queues
-            if queue.max_jobs is not None and (queue.name in line.kinds and queue.name not in self._standings)
+            name: most for name, most in self._quotas.items() if name in line.heads and name not in self._standings
         }
         """Queues that are passed over, and their quotas."""
-        self._quotas = {queue.name: queue.max_jobs for queue in snapshot.queues if queue.max_jobs is not None}
-
-    @property
-    def owed(self) -> frozenset[str]:
+        self.owed = frozenset(name for name, one in self._standings.items() if one.owed)
         """Queues that have had less than their fair share by more than is tolerated, and have jobs that wait."""
-        return frozenset(name for name, one in self._standings.items() if one.is_owed)
 
     def is_overdue(self, job: WaitingJob) -> bool:
         """Whether it has waited longer than anybody should."""
-        return self._now - job.submitted_seconds > self._settings.patience_seconds
+        return job.submitted_seconds < self._now - self._settings.patience_seconds
 
     def next(self) -> WaitingJob | None:
         """The job to consider now; the same one until it is said what came of it."""
-        if self._num_blocked >= self._settings.most_considered:
-            return None
         if self._num_placed % self._settings.overdue_turn == self._settings.overdue_turn - 1:
             job = self._longest_waiting()
             if job is not None:
                 return job
-        best: tuple[tuple[bool, float, float, tuple[int, float, float, int], str], WaitingJob] | None = None
-        for name in list(self._standings):
-            standing = self._standings[name]
-            job = self._head(standing)
+        best: tuple[tuple[bool, int, float, Order, str], WaitingJob] | None = None
+        for name, standing in list(self._standings.items()):
+            job = standing.first or self._first(standing)
             if job is None:
                 del self._standings[name]
                 continue
             rank = standing.ahead_seconds / standing.weight
-            owed = standing.is_owed
-            key = (not owed, 0.0 if owed else -job.priority, rank, job.order, name)
+            key = (not standing.owed, 0 if standing.owed else -job.priority, rank, job.order, name)
             if best is None or key < best[0]:
                 best = (key, job)
         return best[1] if best else None
@@ -261,7 +324,9 @@ class Turns:
         standing = self._standings.get(job.queue)
         if standing is None:
             return
+        standing.first = None
         standing.ahead_seconds += charge(job.work_seconds, self._settings)
+        standing.owed = standing.is_owed
         standing.jobs_left -= 1
         if standing.jobs_left <= 0:
             self.at_quota[job.queue] = self._quotas[job.queue] or 0
@@ -269,46 +334,46 @@ class Turns:
 
     def blocked(self, job: WaitingJob) -> None:
         """There is no place for it, nor for others of its kind."""
-        self._num_blocked += 1
-        self._blocked.add(kind_of(job))
+        self._blocked.add(self._line.alike(job))
+        number = self._num_blocked[job.base] = self._num_blocked.get(job.base, 0) + 1
+        if number >= self._settings.most_considered:
+            # So many of a base's kinds fit nowhere that it is taken to be full.
+            self._passed_over.add(job.base)
+            for standing in self._standings.values():
+                standing.walks.pop(job.base, None)
+                standing.first = None
+        elif job.queue in self._standings:
+            self._standings[job.queue].first = None
 
-    def _head(self, standing: _Standing) -> WaitingJob | None:
-        heads = standing.heads
-        while heads:
-            _, kind, place = heads[0]
-            if kind in self._blocked:
-                heapq.heappop(heads)
-                continue
-            alike = self._line.kinds[standing.name][kind]
-            job = alike[place]
-            if job.id not in self._taken:
-                return job
-            if place + 1 < len(alike):
-                heapq.heapreplace(heads, (alike[place + 1].order, kind, place + 1))
-            else:
-                heapq.heappop(heads)
-        return None
+    def _first(self, standing: _Standing) -> WaitingJob | None:
+        firsts = [
+            job for walk in standing.walks.values() if (job := walk.first(self._taken, self._blocked)) is not None
+        ]
+        standing.first = min(firsts, key=_order, default=None)
+        return standing.first
 
     def _longest_waiting(self) -> WaitingJob | None:
         if self._oldest is None:
+            # A kind's jobs have one priority, so its first is its oldest.
+            latest = self._now - self._settings.patience_seconds
             self._oldest = [
-                (*alike[0].order[1:], kind, 0)
-                for of_queue in self._line.kinds.values()
-                for kind, alike in of_queue.items()
-                if self.is_overdue(alike[0])
+                (order[1:], 0, alike)
+                for by_base in self._line.heads.values()
+                for heads in by_base.values()
+                for order, alike in heads
+                if order[1] < latest
             ]
             heapq.heapify(self._oldest)
         oldest = self._oldest
         while oldest:
-            *_, kind, place = oldest[0]
-            alike = self._line.kinds[kind[0]][kind]
-            job = alike[place]
-            if kind in self._blocked or kind[0] not in self._standings:
+            _, number, alike = oldest[0]
+            job = alike.jobs[number]
+            if alike in self._blocked or job.base in self._passed_over or job.queue not in self._standings:
                 heapq.heappop(oldest)
             elif job.id not in self._taken:
                 return job
-            elif place + 1 < len(alike) and self.is_overdue(alike[place + 1]):
-                heapq.heapreplace(oldest, (*alike[place + 1].order[1:], kind, place + 1))
+            elif number + 1 < len(alike.jobs) and self.is_overdue(alike.jobs[number + 1]):
+                heapq.heapreplace(oldest, (alike.jobs[number + 1].order[1:], number + 1, alike))
             else:
                 heapq.heappop(oldest)
         return None
@@ -331,7 +396,7 @@ def _standings(line: WaitingLine, snapshot: Snapshot) -> dict[str, _Standing]:
             most = number * _LONGEST_CHARGE * snapshot.settings.fair_window_seconds
             committed[name] = committed.get(name, 0.0) + min(max(0.0, left - share * since), most)
     wanting: dict[str, Queue] = {}
-    for name in sorted(line.kinds):
+    for name in sorted(line.heads):
         queue = rules.get(name) or Queue(name=name)
         if queue.max_jobs is None or running.get(name, 0) < queue.max_jobs:
             wanting[name] = queue
@@ -342,8 +407,6 @@ def _standings(line: WaitingLine, snapshot: Snapshot) -> dict[str, _Standing]:
     standings = {}
     for name, queue in wanting.items():
         share = queue.weight / weights
-        heads = [(alike[0].order, kind, 0) for kind, alike in line.kinds[name].items()]
-        heapq.heapify(heads)
         lag = queue.fair_seconds - queue.served_seconds
         standings[name] = _Standing(
             name=name,
@@ -352,6 +415,6 @@ def _standings(line: WaitingLine, snapshot: Snapshot) -> dict[str, _Standing]:
             ahead_seconds=committed.get(name, 0.0) - lag - share * committed_to_all,
             lag_seconds=lag,
             tolerated_seconds=settings.fair_tolerance * settings.fair_window_seconds * num_devices * share,
-            heads=heads,
+            walks={base: _Walk(heads) for base, heads in line.heads[name].items()},
         )
     return standings

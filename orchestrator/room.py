@@ -14,7 +14,7 @@ from workers.memory import BaseShape, Demand, PackLoad
 class Room:
     """The jobs of a worker, added up."""
 
-    __slots__ = ("adapter_bytes", "again", "keeps", "num_jobs")
+    __slots__ = ("_now", "adapter_bytes", "again", "keeps", "num_jobs")
 
     def __init__(self, demands: Iterable[Demand] = ()) -> None:
         self.num_jobs = 0
@@ -23,6 +23,7 @@ class Room:
         # activations, and of those that compute them again (gradient checkpointing). Packs hold jobs of one kind.
         self.keeps = (0, 0, 0.0)
         self.again = (0, 0, 0.0)
+        self._now: tuple[BaseShape, int, int] | None = None
         for demand in demands:
             self.add(demand)
 
@@ -44,12 +45,20 @@ class Room:
 
     def add(self, demand: Demand) -> None:
         """Take a job in."""
+        self._now = None
         self.num_jobs += 1
         self.adapter_bytes += demand.adapter_bytes
         if demand.checkpointing:
             self.again = _with(self.again, demand)
         else:
             self.keeps = _with(self.keeps, demand)
+
+    def bytes_now(self, base: BaseShape, token_budget: int) -> int:
+        """Predicted peak of the worker as it is; reckoned once."""
+        known = self._now
+        if known is None or known[0] is not base or known[1] != token_budget:
+            known = self._now = (base, token_budget, self.bytes_with(base, None, token_budget))
+        return known[2]
 
     def bytes_with(self, base: BaseShape, demand: Demand | None, token_budget: int) -> int:
         """Predicted peak of the worker, with one more job where one is given; `worker_bytes` of all of them."""

@@ -55,8 +55,8 @@ class PolicySettings:
     """A job that has waited longer is overdue: every `overdue_turn`-th placement is for the one that has waited
     longest, and room is kept free for it where others would take it for ever."""
     overdue_turn: int = 8
-    most_considered: int = 2000
-    """Kinds of jobs that may be found not to fit before a decision stops looking."""
+    most_considered: int = 64
+    """Kinds of jobs of a base that may be found not to fit before a decision takes the base's workers to be full."""
     most_preemptions: int = 8
     """Jobs for which others are stopped, in one decision."""
     most_reserved: int = 8
