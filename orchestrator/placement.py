@@ -1,188 +1,308 @@
-"""Which job runs on which worker, and which base gets which device. Pure: a snapshot in, a frozen decision out."""
+"""Which job runs on which worker, and which base gets which device. Pure: a snapshot in, a frozen decision out.
+
+In the service's mode each job, in the order of `queueing.Turns`, gets the first of these that there is:
+
+1. a worker with its base, room by the memory model, and a pack that is not full: the one with the emptiest pack;
+2. a new worker on a free device;
+3. a worker with its base and room whose pack is full, up to `most_packs`;
+4. room that jobs which were told to stop will leave, or the device of a worker that is stopping or has no jobs;
+5. the place of jobs of strictly lower priority (`preemption`);
+6. if it is overdue, or its queue is owed: a worker that takes no others until it is empty enough.
+
+Otherwise it waits, and `Decision.why` says why. Jobs that 4 to 6 promise a place get it in a later decision, as by 1 to
+3. `loraloom run` has a mode of its own: `handover`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field
 
 from jobs.records import BaseKey, Placement
-from workers.memory import BaseShape, Demand, worker_bytes
+from orchestrator import preemption
+from orchestrator.bins import BaseBins, Bin, fits
+from orchestrator.handover import hand_over, placed_because
+from orchestrator.queueing import Turns, WaitingLine
+from orchestrator.room import Room
+from orchestrator.snapshot import (
+    BaseOutlook,
+    Decision,
+    Device,
+    NewWorker,
+    Preemption,
+    Retirement,
+    RunningWorker,
+    Snapshot,
+    WaitingJob,
+    gib,
+)
+from workers.memory import Demand
+
+# Where clusters and the scheduler look for them.
+__all__ = ["Decision", "Device", "NewWorker", "RunningWorker", "Snapshot", "WaitingJob", "decide"]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Device:
-    """A place where one worker can live."""
+def decide(snapshot: Snapshot, line: WaitingLine | None = None) -> Decision:
+    """Place every waiting job that can be placed now.
 
-    id: str
-    kind: str
-    """`cpu` or `cuda`."""
-    memory_bytes: int
-    num_cpus: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class WaitingJob:
-    """A job that has no worker yet."""
-
-    id: str
-    base: BaseKey
-    base_shape: BaseShape
-    demand: Demand
-    work_tokens: int
-    """Tokens it will train on; what the load of workers is balanced by."""
-    priority: int
-    sequence: int
-    """Order of submission."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunningWorker:
-    """A worker as the policy sees it."""
-
-    id: str
-    device: Device
-    base: BaseKey
-    demands: tuple[Demand, ...]
-    """Of the jobs handed to it that have not ended."""
-    work_tokens: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class Snapshot:
-    """All that a decision is made from."""
-
-    waiting: tuple[WaitingJob, ...]
-    workers: tuple[RunningWorker, ...]
-    free_devices: tuple[Device, ...]
-    num_started: int
-    """Workers ever started; the next one is `w<num_started>`."""
-    token_budget: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class NewWorker:
-    """A base to load on a free device."""
-
-    id: str
-    device: Device
-    base: BaseKey
-
-
-@dataclass(frozen=True, kw_only=True)
-class Decision:
-    """What to do now."""
-
-    new_workers: tuple[NewWorker, ...]
-    placements: tuple[Placement, ...]
-    waiting: tuple[tuple[str, str], ...]
-    """(job id, why it waits)."""
-    impossible: tuple[tuple[str, str], ...]
-    """(job id, why no device of this cluster can ever run it)."""
-    retired: tuple[str, ...]
-    """Workers without jobs whose device another base needs."""
+    Args:
+        snapshot: Of the cluster.
+        line: The waiting jobs, where the caller keeps them; made from `snapshot.waiting` otherwise.
+    """
+    if snapshot.settings.hand_over_at_once:
+        return hand_over(snapshot)
+    return _Deciding(snapshot, WaitingLine(snapshot.waiting) if line is None else line).decide()
 
 
 @dataclass
-class _Bin:
-    """A worker while a decision is being made."""
+class _Coming:
+    """A device that will be free for a base."""
 
-    id: str
     device: Device
-    base: BaseKey
-    demands: list[Demand]
-    work_tokens: int
+    room: Room
+    where: str
 
 
-def decide(snapshot: Snapshot) -> Decision:
-    """Place every waiting job that can be placed.
+@dataclass
+class _Deciding:
+    """A decision in the making."""
 
-    Devices first: every base that waits gets one if there is one, then those with the most work per worker get more,
-    as long as there are more jobs than workers. Then jobs, by priority and age, each to the worker with its base that
-    has the least work, one with room before one without. Where none has room the job queues at the worker, which takes
-    it in at the step boundary at which it first fits: a decision of the worker's, so that no clock has a part in it.
-    """
-    waiting = sorted(snapshot.waiting, key=lambda job: (-job.priority, job.sequence))
-    largest = max((device.memory_bytes for device in _all_devices(snapshot)), default=0)
-    impossible, possible = [], []
-    for job in waiting:
-        needs = worker_bytes(job.base_shape, [job.demand], snapshot.token_budget)
-        if needs > largest:
-            impossible.append((job.id, f"needs about {_gib(needs)}, the largest device has {_gib(largest)}"))
-        else:
-            possible.append(job)
-    bins = [
-        _Bin(worker.id, worker.device, worker.base, list(worker.demands), worker.work_tokens)
-        for worker in snapshot.workers
-    ]
-    new_workers = _new_workers(possible, bins, snapshot)
-    bins += [_Bin(new.id, new.device, new.base, [], 0) for new in new_workers]
-    placements, left = [], []
-    for job in possible:
-        hosts = [one for one in bins if one.base == job.base]
-        if not hosts:
-            left.append((job.id, f"no free device for {job.base}; every device holds another base"))
-            continue
-        placements.append(_place(job, hosts, snapshot.token_budget))
-    busy = {placement.worker_id for placement in placements}
-    retired = [one.id for one in bins if not one.demands and one.id not in busy] if left else []
-    return Decision(
-        new_workers=tuple(new_workers),
-        placements=tuple(placements),
-        waiting=tuple(left),
-        impossible=tuple(impossible),
-        retired=tuple(retired),
-    )
+    snapshot: Snapshot
+    line: WaitingLine
+    bins: list[Bin] = field(default_factory=list)
+    bases: dict[BaseKey, BaseBins] = field(default_factory=dict)
+    coming: dict[BaseKey, list[_Coming]] = field(default_factory=dict)
+    making_room: dict[BaseKey, list[Bin]] = field(default_factory=dict)
+    alone: dict[tuple[BaseKey, Demand], int] = field(default_factory=dict)
+    new_workers: list[NewWorker] = field(default_factory=list)
+    placements: list[Placement] = field(default_factory=list)
+    preemptions: list[Preemption] = field(default_factory=list)
+    retired: list[Retirement] = field(default_factory=list)
+    reserved: list[str] = field(default_factory=list)
+    impossible: list[tuple[str, str]] = field(default_factory=list)
+    comes_first: dict[str, str] = field(default_factory=dict)
 
-
-def _all_devices(snapshot: Snapshot) -> list[Device]:
-    return [*snapshot.free_devices, *(worker.device for worker in snapshot.workers)]
-
-
-def _new_workers(jobs: Sequence[WaitingJob], bins: Sequence[_Bin], snapshot: Snapshot) -> list[NewWorker]:
-    """Hand out free devices to bases, the neediest first."""
-    work = {job.base: 0 for job in jobs}
-    num_jobs = dict.fromkeys(work, 0)
-    for job in jobs:
-        work[job.base] += job.work_tokens
-        num_jobs[job.base] += 1
-    num_workers = {base: sum(one.base == base for one in bins) for base in work}
-    for one in bins:
-        if one.base in work:
-            work[one.base] += one.work_tokens
-            num_jobs[one.base] += len(one.demands)
-    new: list[NewWorker] = []
-    for device in snapshot.free_devices:
-        # `max` keeps the first of equals, so bases are served in the order of their first job.
-        wanting = [base for base in work if num_workers[base] < num_jobs[base]]
-        if not wanting:
-            break
-        base = max(wanting, key=lambda one: work[one] / num_workers[one] if num_workers[one] else float("inf"))
-        num_workers[base] += 1
-        new.append(NewWorker(id=f"w{snapshot.num_started + len(new)}", device=device, base=base))
-    return new
-
-
-def _place(job: WaitingJob, hosts: Sequence[_Bin], token_budget: int) -> Placement:
-    def bytes_with(host: _Bin) -> int:
-        return worker_bytes(job.base_shape, [*host.demands, job.demand], token_budget)
-
-    roomy = [host for host in hosts if bytes_with(host) <= host.device.memory_bytes]
-    host = min(roomy or hosts, key=lambda one: one.work_tokens)
-    others = len(host.demands)
-    beside = f"beside {others} other {'job' if others == 1 else 'jobs'}" if others else "first on its base"
-    if roomy:
-        reason = (
-            f"{host.id} has the base and room ({_gib(bytes_with(host))} of {_gib(host.device.memory_bytes)}), {beside}"
+    def __post_init__(self) -> None:
+        settings, budget = self.snapshot.settings, self.snapshot.token_budget
+        self.one_pack = min(1.0, settings.most_packs) * budget
+        self.most_tokens = settings.most_packs * budget
+        self.bins = [Bin.of(index, worker) for index, worker in enumerate(self.snapshot.workers)]
+        self.free = list(self.snapshot.free_devices)
+        self.idle = [one for one in self.bins if one.is_empty and not one.closed]
+        self.leaving = [
+            one
+            for one in self.bins
+            if one.closed or (one.later is not None and not one.later.num_jobs and one.room.num_jobs)
+        ]
+        self.largest = max(
+            (device.memory_bytes for device in [*self.free, *(one.device for one in self.bins)]),
+            default=0,
         )
-    else:
-        reason = (
-            f"{host.id} has the base but no room yet (would be {_gib(bytes_with(host))} of "
-            f"{_gib(host.device.memory_bytes)}); taken in when a job leaves"
+        self.largest = max(self.largest, self.snapshot.largest_device_bytes)
+        num_workers = len(self.bins)
+        self.most_reserved = min(settings.most_reserved, max(1, num_workers // 8))
+        self.lowest_priority = min(
+            (one.worker.lowest_priority for one in self.bins if one.worker and one.worker.lowest_priority is not None),
+            default=math.inf,
         )
-    host.demands.append(job.demand)
-    host.work_tokens += job.work_tokens
-    return Placement(job_id=job.id, worker_id=host.id, reason=reason)
+        self.preemptions_left = settings.most_preemptions
+        for one in self.bins:
+            if one.later is not None:
+                self.making_room.setdefault(one.base, []).append(one)
+
+    def decide(self) -> Decision:
+        """Consider jobs in order until none is left that may fit."""
+        turns = self.turns = Turns(self.line, self.snapshot)
+        self.terms = preemption.Terms(
+            now_seconds=self.snapshot.now_seconds,
+            token_budget=self.snapshot.token_budget,
+            most_tokens=self.most_tokens,
+            owed=turns.owed,
+        )
+        considered = 0
+        while (job := turns.next()) is not None:
+            considered += 1
+            if self._place(job):
+                turns.placed(job)
+                continue
+            promise = self._promise(job)
+            if promise is None:
+                turns.blocked(job)
+            else:
+                turns.placed(job)
+                self.comes_first[job.id] = promise
+        return Decision(
+            new_workers=tuple(self.new_workers),
+            placements=tuple(self.placements),
+            preemptions=tuple(self.preemptions),
+            retired=tuple(self.retired),
+            impossible=tuple(self.impossible),
+            reserved=tuple(self.reserved),
+            considered=considered,
+            at_quota=dict(turns.at_quota),
+            comes_first=self.comes_first,
+            outlook=self._outlook,
+            wanted_devices=self._wanted_devices(),
+        )
+
+    def _bins_of(self, job: WaitingJob) -> BaseBins:
+        found = self.bases.get(job.base)
+        if found is None:
+            found = self.bases[job.base] = BaseBins(job.base_shape)
+            for one in self.bins:
+                if one.base == job.base:
+                    found.add(one)
+        return found
+
+    def _place(self, job: WaitingJob) -> bool:
+        """Steps 1 to 3."""
+        with_base, budget = self._bins_of(job), self.snapshot.token_budget
+        one = with_base.find(job, self.one_pack, budget)
+        if one is None and self.free:
+            one = self._start(job, with_base)
+        if one is None and self.most_tokens > self.one_pack and not self._idle_for(job):
+            one = with_base.find(job, self.most_tokens, budget)
+        if one is None:
+            return False
+        others = one.room.num_jobs
+        with_base.place(one, job)
+        takes = one.room.bytes_now(job.base_shape, budget)
+        reason = placed_because(one.id, takes, one.device.memory_bytes, others)
+        self.placements.append(Placement(job_id=job.id, worker_id=one.id, reason=reason))
+        return True
+
+    def _start(self, job: WaitingJob, with_base: BaseBins) -> Bin | None:
+        needs = self._alone(job)
+        for place, device in enumerate(self.free):
+            if needs <= device.memory_bytes:
+                del self.free[place]
+                name = f"w{self.snapshot.num_started + len(self.new_workers)}"
+                self.new_workers.append(NewWorker(id=name, device=device, base=job.base))
+                one = Bin(len(self.bins), name, device, job.base, None, Room())
+                self.bins.append(one)
+                with_base.add(one)
+                return one
+        return None
+
+    def _alone(self, job: WaitingJob) -> int:
+        """Bytes of a worker with this job only."""
+        key = (job.base, job.demand)
+        if key not in self.alone:
+            self.alone[key] = Room().bytes_with(job.base_shape, job.demand, self.snapshot.token_budget)
+        return self.alone[key]
+
+    def _idle_for(self, job: WaitingJob) -> bool:
+        """Whether a worker without jobs holds a device that the job's base could have."""
+        return any(
+            one.is_empty and not one.closed and one.base != job.base and self._alone(job) <= one.device.memory_bytes
+            for one in self.idle
+        )
+
+    def _promise(self, job: WaitingJob) -> str | None:
+        """Steps 4 to 6: say what is being done for the job, or `None` where nothing is."""
+        needs = self._alone(job)
+        if needs > self.largest and self.largest:
+            said = f"needs about {gib(needs)}, the largest device has {gib(self.largest)}"
+            self.impossible += [(one.id, said) for one in self.line.alike(job).jobs]
+            return None
+        return self._of_leaving(job, needs) or self._preempt(job) or self._reserve(job, needs)
+
+    def _of_leaving(self, job: WaitingJob, needs: int) -> str | None:
+        budget = self.snapshot.token_budget
+        for one in self.making_room.get(job.base, ()):
+            if not one.closed and one.fits_later(job, self.most_tokens, budget):
+                one.promise(job.demand)
+                return f"{one.id} is making room"
+        for device in self.coming.get(job.base, ()):
+            if fits(device.room, device.device, job, self.one_pack, budget):
+                device.room.add(job.demand)
+                return device.where
+        for one in self.leaving:
+            if not one.kept and needs <= one.device.memory_bytes:
+                self.leaving.remove(one)
+                one.closed = True
+                return self._comes(job, one, f"the device of {one.id} is being freed")
+        for one in self.idle:
+            if one.is_empty and not one.closed and one.base != job.base and needs <= one.device.memory_bytes:
+                self.idle.remove(one)
+                one.closed = True
+                self.retired.append(Retirement(worker_id=one.id, reason=f"its device is needed for {job.base}"))
+                return self._comes(job, one, f"the device of {one.id} is being freed")
+        return None
+
+    def _comes(self, job: WaitingJob, one: Bin, where: str) -> str:
+        self.coming.setdefault(job.base, []).append(_Coming(one.device, Room([job.demand]), where))
+        return where
+
+    def _preempt(self, job: WaitingJob) -> str | None:
+        if job.priority <= self.lowest_priority or self.preemptions_left <= 0:
+            return None
+        self.preemptions_left -= 1
+        found = preemption.choose(job, self.bins, self.terms)
+        if found is None:
+            return None
+        one, chosen = found
+        self.preemptions.append(chosen)
+        one.victims.update(chosen.victims)
+        said = f"{one.id} is making room: {_names(chosen.victims)} for it"
+        if one.base != job.base:
+            one.closed = True
+            return self._comes(job, one, said)
+        if one.later is None:
+            self.making_room.setdefault(job.base, []).append(one)
+        one.later = one.without(set())
+        one.promise(job.demand)
+        return said
+
+    def _reserve(self, job: WaitingJob, needs: int) -> str | None:
+        is_owed = job.queue in self.terms.owed
+        if len(self.reserved) >= self.most_reserved or not (is_owed or self.turns.is_overdue(job)):
+            return None
+        with_base, others = [], []
+        for one in self.bins:
+            if one.worker is None or one.closed or needs > one.device.memory_bytes:
+                continue
+            if one.base == job.base:
+                with_base.append(one)
+            elif not one.kept and (not is_owed or self.terms.owed.isdisjoint(one.worker.by_queue)):
+                others.append(one)
+        # A queue that is owed more than its base's workers give takes one from queues that are not.
+        choice = (others or with_base) if is_owed else (with_base or others)
+        if not choice:
+            return None
+        one = min(choice, key=lambda one: (one.worker.work_seconds if one.worker else 0.0, one.index))
+        one.closed = True
+        self.reserved.append(one.id)
+        if one.base != job.base:
+            return self._comes(job, one, f"{one.id} takes no more jobs; its device gets {job.base} once it has none")
+        one.promise(job.demand)
+        return f"{one.id} takes no other jobs until this one fits"
+
+    def _outlook(self, job: WaitingJob) -> BaseOutlook | None:
+        bins = [one for one in self.bins if one.base == job.base]
+        if not bins:
+            return None
+        free = [
+            one.device.memory_bytes - one.room.bytes_now(job.base_shape, self.snapshot.token_budget) for one in bins
+        ]
+        now = self.snapshot.now_seconds
+        ends = [
+            max(0.0, one.worker.as_of_seconds + one.worker.next_end_seconds - now)
+            for one in bins
+            if one.worker is not None and one.worker.next_end_seconds
+        ]
+        return BaseOutlook(num_workers=len(bins), most_free_bytes=max(free), next_end_seconds=min(ends, default=None))
+
+    def _wanted_devices(self) -> int:
+        """Full packs of what is still in line: a device more for each, by base."""
+        left = dict(self.line.pack_tokens)
+        for one in self.bins:
+            for demand in one.kept:
+                left[one.base] -= demand.worst_tokens
+        return sum(math.ceil(tokens / self.snapshot.token_budget) for tokens in left.values() if tokens > 0)
 
 
-def _gib(num_bytes: int) -> str:
-    return f"{num_bytes / 2**30:.2f} GiB"
+def _names(victims: tuple[str, ...]) -> str:
+    if len(victims) == 1:
+        return f"{victims[0]} stops"
+    return f"{', '.join(victims[:3])} stop" if len(victims) <= 3 else f"{len(victims)} jobs stop"

@@ -28,6 +28,7 @@ from orchestrator import retries
 from orchestrator.clusters import Cluster, End, Observation, WorkerEnd
 from orchestrator.lives import Lives
 from orchestrator.placement import NewWorker, RunningWorker, Snapshot, WaitingJob, decide
+from orchestrator.snapshot import PolicySettings, RunningJob
 from workers.estimate import Estimate
 from workers.settings import WorkerSettings
 
@@ -148,21 +149,25 @@ class Scheduler:
         waiting = [job for job in self.jobs.values() if job.state is JobState.PENDING]
         if not waiting:
             return
+        requests = [self._waiting_job(job) for job in waiting]
         alive = {worker_id: record for worker_id, record in self.workers.items() if record.ended is None}
         taken = {record.worker.device.id for record in alive.values()}
         decision = decide(
             Snapshot(
-                waiting=tuple(self._waiting_job(job) for job in waiting),
+                waiting=tuple(requests),
                 workers=tuple(self._running_worker(record) for record in alive.values()),
                 free_devices=tuple(device for device in self._cluster.devices() if device.id not in taken),
                 num_started=len(self.workers),
                 token_budget=self._settings.token_budget,
+                settings=PolicySettings(hand_over_at_once=True),
             )
         )
         for job_id, message in decision.impossible:
             self._lives.change(self.jobs[job_id], JobState.FAILED, "memory", message)
-        for job_id, message in decision.waiting:
-            self.jobs[job_id].message = message
+        answered = {job_id for job_id, _ in decision.impossible} | {one.job_id for one in decision.placements}
+        for request in requests:
+            if request.id not in answered:
+                self.jobs[request.id].message = decision.why(request)
         assignments: dict[str, list[Assignment]] = {new.id: [] for new in decision.new_workers}
         for new in decision.new_workers:
             self.workers[new.id] = WorkerRecord(new)
@@ -182,8 +187,8 @@ class Scheduler:
             self._cluster.start_worker(new, settings, assignments.pop(new.id))
         for worker_id, more in assignments.items():
             self._cluster.assign(worker_id, more)
-        for worker_id in decision.retired:
-            self._stop(worker_id, "its device is needed for another base")
+        for retirement in decision.retired:
+            self._stop(retirement.worker_id, retirement.reason)
 
     def _waiting_job(self, job: Job) -> WaitingJob:
         estimate = self._estimates[job.id]
@@ -194,17 +199,25 @@ class Scheduler:
             demand=estimate.demand,
             work_tokens=estimate.train_tokens,
             priority=job.spec.scheduling.priority,
+            queue=job.spec.scheduling.queue,
             sequence=self._sequence[job.id],
         )
 
     def _running_worker(self, record: WorkerRecord) -> RunningWorker:
-        estimates = [self._estimates[job.id] for job in self._active(record)]
         return RunningWorker(
             id=record.worker.id,
             device=record.worker.device,
             base=record.worker.base,
-            demands=tuple(estimate.demand for estimate in estimates),
-            work_tokens=sum(estimate.train_tokens for estimate in estimates),
+            jobs=tuple(
+                RunningJob(
+                    id=job.id,
+                    demand=self._estimates[job.id].demand,
+                    tokens_left=self._estimates[job.id].train_tokens,
+                    priority=job.spec.scheduling.priority,
+                    queue=job.spec.scheduling.queue,
+                )
+                for job in self._active(record)
+            ),
         )
 
     def _active(self, record: WorkerRecord) -> list[Job]:
