@@ -23,7 +23,7 @@ class JobState(StrEnum):
 
     @property
     def is_terminal(self) -> bool:
-        """True where no further change can follow."""
+        """True where no further change can follow, unless its owner asks for another try."""
         return self in _TERMINAL
 
 
@@ -33,17 +33,27 @@ _BACK = (JobState.PENDING, JobState.RECOVERING)
 """Where a job goes whose attempt has ended and that is to be tried again."""
 
 ALLOWED_TRANSITIONS: dict[JobState, frozenset[JobState]] = {
-    JobState.PENDING: frozenset({JobState.STARTING, JobState.FAILED, JobState.CANCELLED}),
-    JobState.STARTING: frozenset({JobState.RUNNING, *_BACK, JobState.FAILED, JobState.CANCELLED}),
+    JobState.PENDING: frozenset({JobState.STARTING, JobState.PAUSED, JobState.FAILED, JobState.CANCELLED}),
+    JobState.STARTING: frozenset({JobState.RUNNING, JobState.PAUSED, *_BACK, JobState.FAILED, JobState.CANCELLED}),
     JobState.RUNNING: frozenset({JobState.SUCCEEDED, JobState.PAUSED, *_BACK, JobState.FAILED, JobState.CANCELLED}),
-    JobState.PAUSED: frozenset({JobState.RUNNING, *_BACK, JobState.FAILED, JobState.CANCELLED}),
-    JobState.RECOVERING: frozenset({JobState.PENDING, JobState.FAILED, JobState.CANCELLED}),
+    JobState.PAUSED: frozenset({JobState.RUNNING, JobState.PAUSED, *_BACK, JobState.FAILED, JobState.CANCELLED}),
+    JobState.RECOVERING: frozenset({JobState.PENDING, JobState.PAUSED, JobState.FAILED, JobState.CANCELLED}),
     JobState.SUCCEEDED: frozenset(),
-    JobState.FAILED: frozenset(),
-    JobState.CANCELLED: frozenset(),
+    JobState.FAILED: frozenset({JobState.PENDING}),
+    JobState.CANCELLED: frozenset({JobState.PENDING}),
 }
 """The life of a job. STARTING: handed to a worker (loading, tokenising, waiting for room there); RUNNING: admitted;
-PAUSED: held still on its worker until the disk has room; RECOVERING: waiting out the time before another try."""
+PAUSED: held still on its worker until the disk has room, or, by its owner's wish (reason `paused`), off all workers;
+RECOVERING: waiting out the time before another try. What has FAILED or was CANCELLED is PENDING again when its owner
+asks for another try (reason `retry`)."""
+
+
+class Desired(StrEnum):
+    """What a job's owner wants of it. Kept durably; the scheduler makes it so."""
+
+    RUN = "run"
+    PAUSE = "pause"
+    CANCEL = "cancel"
 
 
 @dataclass(frozen=True, kw_only=True)

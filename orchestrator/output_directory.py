@@ -23,6 +23,7 @@ from typing import Any
 
 from jobs.errors import LoraloomError
 from jobs.records import EvalReport, Event, Job, ResumeReport, StepReport
+from orchestrator.journal import MetricPoint
 from workers import artifact
 from workers.publishing import fsync
 
@@ -125,19 +126,7 @@ class OutputDirectory:
             self._log(job, f"step {report.step} skipped: loss or gradient not finite")
         if not report.logged:
             return
-        self._metric(
-            job,
-            {
-                "step": report.step,
-                "epoch": report.epoch,
-                "loss": report.loss,
-                "learning_rate": report.learning_rate,
-                "grad_norm": report.grad_norm,
-                "label_tokens": report.label_tokens,
-                "tokens": report.tokens,
-                "seconds": report.seconds,
-            },
-        )
+        self._metric(job, MetricPoint.of_step(report))
         self._log(
             job,
             f"step {report.step}/{report.total_steps} loss {report.loss:.4f} lr {report.learning_rate:.3g} "
@@ -146,18 +135,7 @@ class OutputDirectory:
 
     def on_evaluation(self, job: Job, report: EvalReport) -> None:
         """An object in the metrics history and a line in the log."""
-        self._metric(
-            job,
-            {
-                "step": report.step,
-                "epoch": report.epoch,
-                "eval_loss": report.loss,
-                "eval_exact_match": report.exact_match,
-                "eval_rows": report.rows,
-                "label_tokens": report.label_tokens,
-                "seconds": report.seconds,
-            },
-        )
+        self._metric(job, MetricPoint.of_evaluation(report))
         self._log(
             job,
             f"evaluation at step {report.step}: loss {report.loss:.4f}, exact match {report.exact_match:.3f} of "
@@ -173,8 +151,8 @@ class OutputDirectory:
         stamp = moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
         self._append(self.logs / f"{job.spec.name}.log", f"{stamp} {message}\n")
 
-    def _metric(self, job: Job, values: Mapping[str, float | int]) -> None:
-        self._append(self.metrics / f"{job.spec.name}.jsonl", json_line(values))
+    def _metric(self, job: Job, point: MetricPoint) -> None:
+        self._append(self.metrics / f"{job.spec.name}.jsonl", json_line({"step": point.step, **point.values}))
 
     def _append(self, path: Path, text: str) -> None:
         """On a full disk lines wait in memory for the next call: a log must not end what it is about."""

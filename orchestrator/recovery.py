@@ -60,7 +60,6 @@ def take_up(loaded: Sequence[LoadedSpec], journal: Journal, files: OutputDirecto
         SpecError: Specs that are not those of what is there, with what changed; adapters that are damaged.
     """
     known: dict[str, JournaledJob] = {job.name: job for job in journal.jobs()}
-    ids = {job.id for job in journal.jobs()}
     jobs: list[Job] = []
     new: set[str] = set()
     problems: list[Problem] = []
@@ -118,7 +117,7 @@ def take_up(loaded: Sequence[LoadedSpec], journal: Journal, files: OutputDirecto
                 )
             )
         else:
-            job = Job(id=_free_id(name, ids), spec=one.spec)
+            job = Job(id=journal.free_id(name), spec=one.spec)
             new.add(job.id)
             jobs.append(job)
     if problems:
@@ -144,15 +143,6 @@ def _finished(one: LoadedSpec, manifest: Mapping[str, Any], folder: str, before:
             eval_exact_match=metrics.get("eval_exact_match"),
         ),
     )
-
-
-def _free_id(name: str, taken: set[str]) -> str:
-    """The name, or the name with a number: names hold no dot."""
-    number, free = 1, name
-    while free in taken:
-        number += 1
-        free = f"{name}.{number}"
-    return free
 
 
 def _told(before: Mapping[str, Any], one: LoadedSpec) -> str:

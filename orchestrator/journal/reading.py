@@ -3,22 +3,38 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
-from sqlalchemy import URL, Connection, Engine, RowMapping, create_engine, event, func, select
+from sqlalchemy import Connection, func, select
 from sqlalchemy.exc import DatabaseError
 
 from jobs.errors import LoraloomError
-from jobs.records import CheckpointRecord, Event, JobProgress, JobState
+from jobs.records import CheckpointRecord, Event, JobState
+from orchestrator.journal import history, listing, rows, submitting
+from orchestrator.journal.engine import open_engine
+from orchestrator.journal.errors import AmbiguousName, NoSuchJob
+from orchestrator.journal.intent import INTENTS
 from orchestrator.journal.migrations import STEPS, read_version
-from orchestrator.journal.records import Attempt, JournaledJob, QuarantinedCheckpoint
-from orchestrator.journal.tables import attempts, checkpoints, events, jobs, settings
+from orchestrator.journal.records import (
+    ArtifactRecord,
+    Attempt,
+    JobFilter,
+    JobSummary,
+    JournaledJob,
+    MetricKind,
+    MetricPoint,
+    Page,
+    QuarantinedCheckpoint,
+    Snapshot,
+    SubmissionKey,
+)
+from orchestrator.journal.tables import artifacts, attempts, checkpoints, events, jobs, settings
+from workers.publishing import FileEntry
 
-_BUSY_MILLISECONDS = 10_000
-"""How long to wait for another connection's transaction: ours take milliseconds, a backup of the file takes longer."""
+_UNFINISHED = jobs.c.state.in_([state.value for state in JobState if not state.is_terminal])
 
 
 class JournalReader:
@@ -38,7 +54,7 @@ class JournalReader:
             self.close()
             raise LoraloomError(
                 f"{path} is a journal of version {version}, and this Loraloom reads {len(STEPS)}; "
-                "`loraloom run` brings an older one up to date"
+                "`loraloom run` and `serve` bring an older one up to date"
             )
 
     def close(self) -> None:
@@ -54,58 +70,138 @@ class JournalReader:
     def jobs(self) -> list[JournaledJob]:
         """All jobs in order of submission, each with the checkpoints that it can go on from."""
         with self._reading() as connection:
-            usable: dict[str, list[CheckpointRecord]] = {}
-            query = select(checkpoints).where(checkpoints.c.quarantined.is_(None))
-            for row in connection.execute(query.order_by(checkpoints.c.sequence.desc())).mappings():
-                usable.setdefault(row["job_id"], []).append(_checkpoint(row))
-            count = select(attempts.c.job_id, func.count()).where(attempts.c.charged).group_by(attempts.c.job_id)
-            charged = {row[0]: row[1] for row in connection.execute(count)}
-            latest = (jobs.c.id == attempts.c.job_id) & (jobs.c.attempt == attempts.c.number)
-            rows = connection.execute(
-                select(jobs, attempts.c.is_open).join(attempts, latest, isouter=True).order_by(jobs.c.submitted)
-            ).mappings()
-            return [
-                JournaledJob(
-                    id=row["id"],
-                    name=row["name"],
-                    spec=json.loads(row["spec"]),
-                    spec_sha256=row["spec_sha256"],
-                    submitted=row["submitted"],
-                    state=JobState(row["state"]),
-                    reason=row["reason"],
-                    message=row["message"],
-                    attempt=row["attempt"],
-                    attempt_is_open=bool(row["is_open"]),
-                    worker_id=row["worker_id"],
-                    progress=_progress(row["progress"]),
-                    artifact=row["artifact"],
-                    num_charged=charged.get(row["id"], 0),
-                    checkpoints=tuple(usable.get(row["id"], ())),
-                )
-                for row in rows
-            ]
+            return rows.load_jobs(connection)
+
+    def unfinished(self) -> Snapshot:
+        """All jobs that have not ended: what a restart begins from. Those that have are not looked at."""
+        with self._reading() as connection:
+            return Snapshot(
+                sequence=connection.execute(select(func.max(events.c.sequence))).scalar() or 0,
+                jobs=tuple(rows.load_jobs(connection, _UNFINISHED)),
+            )
+
+    def changed_since(self, sequence: int, *, limit: int = 1000) -> Snapshot:
+        """Jobs that were submitted, steered or retried after an event, as they are now.
+
+        Where nothing has happened it costs one look at the end of the table of events, so it can be asked often.
+
+        Args:
+            sequence: Of a snapshot before.
+            limit: Look at so many events at most. The snapshot is of the last one looked at: ask again until its
+                sequence does not grow.
+        """
+        after = select(events.c.sequence, events.c.job_id, events.c.reason).where(events.c.sequence > sequence)
+        with self._reading() as connection:
+            found = connection.execute(after.order_by(events.c.sequence).limit(limit)).all()
+            ids = sorted({event.job_id for event in found if event.reason in INTENTS})
+            return Snapshot(
+                sequence=found[-1].sequence if found else sequence,
+                jobs=tuple(rows.load_jobs(connection, jobs.c.id.in_(ids))) if ids else (),
+            )
+
+    def job(self, id_or_name: str) -> JournaledJob:
+        """The job of that id, or else the only one of that name.
+
+        Raises:
+            NoSuchJob: There is neither.
+            AmbiguousName: Several jobs bear the name; the error lists their ids.
+        """
+        with self._reading() as connection:
+            found = rows.load_jobs(connection, jobs.c.id == id_or_name)
+            if not found:
+                named = select(jobs.c.id).where(jobs.c.name == id_or_name).order_by(jobs.c.submitted.desc())
+                ids = list(connection.execute(named).scalars())
+                if len(ids) > 1:
+                    raise AmbiguousName(id_or_name, ids)
+                found = rows.load_jobs(connection, jobs.c.id == ids[0]) if ids else []
+            if not found:
+                raise NoSuchJob(id_or_name)
+            return found[0]
+
+    def page(self, which: JobFilter, *, after: str | None = None, limit: int = 50) -> Page[JobSummary]:
+        """A part of a list of jobs, filtered and sorted by the database.
+
+        Args:
+            which: The list.
+            after: The cursor that the part before ended with. It names a place between two jobs, so that none is
+                shown twice or left out because others come or go.
+            limit: Jobs at most, 1 to 1,000.
+
+        Raises:
+            BadCursor: `after` is not of this list.
+            ValueError: `limit` is out of range.
+        """
+        with self._reading() as connection:
+            return listing.page(connection, which, after, limit)
+
+    def counts_by_state_and_queue(self) -> dict[tuple[JobState, str], int]:
+        """Numbers of jobs. What there is none of is left out."""
+        query = select(jobs.c.state, jobs.c.queue, func.count()).group_by(jobs.c.state, jobs.c.queue)
+        with self._reading() as connection:
+            return {(JobState(state), queue): number for state, queue, number in connection.execute(query)}
+
+    def submission(self, key: SubmissionKey) -> list[str] | None:
+        """Ids of the jobs that were submitted with a key; `None` where it was not used yet.
+
+        Raises:
+            KeyConflict: It was used with another body.
+        """
+        with self._reading() as connection:
+            return submitting.submitted_with(connection, key)
+
+    def free_id(self, name: str) -> str:
+        """The id that the next job of a name gets: the name, or the name with a number, and never one used before."""
+        with self._reading() as connection:
+            return submitting.free_id(connection, name)
+
+    def metrics(
+        self, job_id: str, *, kind: MetricKind | None = None, after_step: int = -1, limit: int | None = None
+    ) -> tuple[MetricPoint, ...]:
+        """What was measured, by step; thinned as `history` says.
+
+        Args:
+            job_id: Of which job.
+            kind: Of training or of evaluations only.
+            after_step: Only those of later steps.
+            limit: At most so many, the earliest; one more rather than half a step, so that asking again after the
+                last step leaves nothing out.
+        """
+        with self._reading() as connection:
+            return history.read(connection, job_id, kind, after_step, limit)
+
+    def artifact(self, job_id: str) -> ArtifactRecord | None:
+        """What a job has published; `None` where it has not, or did before artifacts were entered here."""
+        query = select(artifacts).where(artifacts.c.job_id == job_id)
+        with self._reading() as connection:
+            row = connection.execute(query).mappings().one_or_none()
+        if row is None:
+            return None
+        files = {name: FileEntry(**entry) for name, entry in json.loads(row["files"]).items()}
+        return ArtifactRecord(**{**row, "files": files})
 
     def checkpoints(self, job_id: str) -> tuple[CheckpointRecord, ...]:
         """Those that the job can go on from, newest first."""
         query = select(checkpoints).where(checkpoints.c.job_id == job_id, checkpoints.c.quarantined.is_(None))
         with self._reading() as connection:
-            rows = connection.execute(query.order_by(checkpoints.c.sequence.desc())).mappings()
-            return tuple(_checkpoint(row) for row in rows)
+            found = connection.execute(query.order_by(checkpoints.c.sequence.desc())).mappings()
+            return tuple(rows.checkpoint(row) for row in found)
 
     def quarantined(self, job_id: str) -> tuple[QuarantinedCheckpoint, ...]:
         """Checkpoints of the job that were found bad, oldest first."""
         query = select(checkpoints).where(checkpoints.c.job_id == job_id, checkpoints.c.quarantined.is_not(None))
         with self._reading() as connection:
-            rows = connection.execute(query.order_by(checkpoints.c.sequence)).mappings()
-            return tuple(QuarantinedCheckpoint(record=_checkpoint(row), problem=row["quarantined"]) for row in rows)
+            found = connection.execute(query.order_by(checkpoints.c.sequence)).mappings()
+            return tuple(
+                QuarantinedCheckpoint(record=rows.checkpoint(row), problem=row["quarantined"]) for row in found
+            )
 
     def attempts(self, job_id: str) -> tuple[Attempt, ...]:
         """All tries at a job, in order."""
         with self._reading() as connection:
-            rows = connection.execute(
+            found = connection.execute(
                 select(attempts).where(attempts.c.job_id == job_id).order_by(attempts.c.number)
             ).mappings()
-            return tuple(Attempt(**row) for row in rows)
+            return tuple(Attempt(**row) for row in found)
 
     def events(self, job_id: str | None = None, *, after: int = 0, limit: int | None = None) -> tuple[Event, ...]:
         """What happened, in order.
@@ -121,9 +217,7 @@ class JournalReader:
         if limit is not None:
             query = query.limit(limit)
         with self._reading() as connection:
-            return tuple(
-                Event(**{**row, "state": JobState(row["state"])}) for row in connection.execute(query).mappings()
-            )
+            return tuple(rows.event(row) for row in connection.execute(query).mappings())
 
     def setting(self, key: str) -> Any:
         """The JSON value under a key; `None` if there is none."""
@@ -138,59 +232,3 @@ class JournalReader:
                 yield connection
         except DatabaseError as error:
             raise LoraloomError(f"the journal {self.path} cannot be read: {error.orig}") from error
-
-
-def open_engine(path: Path, *, read_only: bool = False) -> Engine:
-    """An engine under whose connections a commit that has returned survives a power cut.
-
-    With the execution option `writes`, a transaction takes the write lock at its beginning: what it reads it may then
-    act upon, and it cannot fail half way through because another one was faster.
-    """
-    query: Mapping[str, str] = {"uri": "true", "mode": "ro"} if read_only else {}
-    database = path.resolve().as_uri() if read_only else str(path)
-    engine = create_engine(URL.create("sqlite", database=database, query=query))
-
-    @event.listens_for(engine, "connect")
-    def _connect(connection: Any, record: object) -> None:
-        # The driver would begin transactions by its own rules, and none for a CREATE TABLE.
-        connection.isolation_level = None
-        for pragma in (
-            f"busy_timeout = {_BUSY_MILLISECONDS}",
-            "foreign_keys = ON",
-            "query_only = ON" if read_only else "synchronous = FULL",
-        ):
-            connection.execute(f"PRAGMA {pragma}")
-        if not read_only:
-            mode = connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
-            if mode != "wal":
-                raise LoraloomError(
-                    f"{path} cannot have a write-ahead log (its journal mode is {mode}), as on some network file "
-                    "systems; name an output directory on a local disk"
-                )
-
-    @event.listens_for(engine, "begin")
-    def _begin(connection: Connection) -> None:
-        writes = connection.get_execution_options().get("writes", False)
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
-
-    return engine
-
-
-def _checkpoint(row: RowMapping) -> CheckpointRecord:
-    return CheckpointRecord(
-        job_id=row["job_id"],
-        attempt=row["attempt"],
-        step=row["step"],
-        micro_batch=row["micro_batch"],
-        folder=row["folder"],
-        manifest_sha256=row["manifest_sha256"],
-        size_bytes=row["size_bytes"],
-    )
-
-
-def _progress(text: str | None) -> JobProgress:
-    if text is None:
-        return JobProgress()
-    # Fields that another version knows and this one does not are for show only.
-    known = JobProgress.__dataclass_fields__
-    return JobProgress(**{name: value for name, value in json.loads(text).items() if name in known})

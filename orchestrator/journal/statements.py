@@ -10,38 +10,20 @@ from typing import Any
 
 from sqlalchemy import Connection, RowMapping, insert, select, update
 
-from jobs.errors import LoraloomError
 from jobs.records import Event, JobProgress, JobState
+from orchestrator.journal.errors import JournalError, NoSuchJob, StaleAttempt
 from orchestrator.journal.tables import attempts, events, jobs
-
-
-class JournalError(LoraloomError):
-    """The journal does not take a change: it would contradict what stands there. Nothing was changed."""
-
-
-class StaleAttempt(JournalError):
-    """An attempt that is not the job's current one, or has ended, wanted to change something. Nothing was changed."""
-
-    def __init__(self, job_id: str, attempt: int, current: int) -> None:
-        state = "has ended" if attempt == current else f"was replaced by attempt {current}"
-        super().__init__(f"attempt {attempt} of job {job_id} {state} and may change nothing any more")
-        self.job_id = job_id
-        self.attempt = attempt
-        self.current = current
-
-    def __reduce__(self) -> tuple[type[StaleAttempt], tuple[str, int, int]]:
-        return type(self), (self.job_id, self.attempt, self.current)
 
 
 def find(connection: Connection, job_id: str) -> RowMapping:
     """A job's row.
 
     Raises:
-        JournalError: There is none.
+        NoSuchJob: There is none.
     """
     job = connection.execute(select(jobs).where(jobs.c.id == job_id)).mappings().one_or_none()
     if job is None:
-        raise JournalError(f"there is no job {job_id}")
+        raise NoSuchJob(job_id)
     return job
 
 
@@ -81,6 +63,34 @@ def close_attempt(connection: Connection, job_id: str, number: int, why: str, at
     )
 
 
+def advance(
+    connection: Connection,
+    job_id: str,
+    *,
+    attempt: int | None,
+    state: JobState,
+    reason: str,
+    message: str,
+    at: float,
+    charged: bool = False,
+    artifact: str | None = None,
+    progress: JobProgress | None = None,
+) -> Event:
+    """See `Journal.change`."""
+    job = find(connection, job_id)
+    if attempt is not None:
+        fence(connection, job_id, attempt)
+    refuse_after_end(job)
+    if state.is_terminal and is_open(connection, job_id, job["attempt"]):
+        close_attempt(connection, job_id, job["attempt"], reason, at, charged)
+    values: dict[str, Any] = {}
+    if artifact is not None:
+        values["artifact"] = artifact
+    if progress is not None:
+        values["progress"] = progress_json(progress)
+    return change(connection, job_id, state, reason, message, at, values)
+
+
 def change(
     connection: Connection,
     job_id: str,
@@ -92,6 +102,7 @@ def change(
 ) -> Event:
     """Set a job's state, and other columns, and add the event of it."""
     changed = {"state": state.value, "reason": reason, "message": message, **(values or {})}
+    changed["ended_unix_seconds"] = at if state.is_terminal else None
     connection.execute(update(jobs).where(jobs.c.id == job_id).values(**changed))
     return event(connection, job_id, state, reason, message, at)
 
@@ -110,11 +121,20 @@ def set_progress(connection: Connection, job_id: str, progress: JobProgress) -> 
 
 
 def progress_json(progress: JobProgress) -> str:
-    """JSON has no NaN, and nobody can act upon one."""
-    values = asdict(progress)
-    return json.dumps(
-        {
-            name: None if isinstance(value, float) and not math.isfinite(value) else value
-            for name, value in values.items()
-        }
-    )
+    """As the journal keeps it."""
+    return finite_json(asdict(progress))
+
+
+def finite_json(value: object) -> str:
+    """JSON of it, with null for a number that is not finite: JSON has no NaN, and nobody can act upon one."""
+    return json.dumps(_finite(value), ensure_ascii=False)
+
+
+def _finite(value: object) -> object:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value

@@ -14,6 +14,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    text,
 )
 
 metadata = MetaData()
@@ -32,7 +33,64 @@ jobs = Table(
     Column("attempt", Integer, nullable=False),  # the fencing number; 0 before the first
     Column("worker_id", Text),
     Column("progress", Text),  # JSON
-    Column("artifact", Text),
+    Column("artifact", Text),  # where it was published
+    Column("desired", Text, nullable=False, server_default="run"),  # what its owner wants: the scheduler follows
+    Column("priority", Integer, nullable=False, server_default=text("0")),  # as steered; the spec keeps what it was
+    Column("queue", Text, nullable=False, server_default="default"),  # likewise
+    Column("labels", Text, nullable=False, server_default="{}"),  # JSON
+    Column("owner", Text),  # name of the token that submitted it; null where none was asked for
+    Column("sweep_id", Text),
+    Column("submitted_unix_seconds", Float, nullable=False, server_default=text("0")),
+    Column("ended_unix_seconds", Float),
+    Column("estimate", Text),  # JSON; null until the job was checked
+    Column(
+        "retried_after", Integer, nullable=False, server_default=text("0")
+    ),  # earlier attempts are not held against it
+    # Has every column that a list is filtered and sorted by, so that a list never walks the rows, which hold specs.
+    Index(
+        "jobs_listing",
+        "submitted",
+        "state",
+        "queue",
+        "priority",
+        "name",
+        "ended_unix_seconds",
+        "owner",
+        "sweep_id",
+        "id",
+    ),
+    Index("jobs_by_state", "state", "queue"),
+    Index("jobs_by_name", "name", "submitted"),
+    Index("jobs_by_end", "ended_unix_seconds", "submitted"),
+    Index("jobs_by_priority", "priority", "submitted"),
+    Index("jobs_by_sweep", "sweep_id", "submitted"),
+)
+
+names = Table(
+    "names",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("last_number", Integer, nullable=False),  # of the ids given out; an id is never given twice
+)
+
+job_labels = Table(
+    "job_labels",
+    metadata,
+    Column("key", Text, primary_key=True),
+    Column("value", Text, primary_key=True),
+    Column("submitted", Integer, ForeignKey("jobs.submitted"), primary_key=True),  # whose
+    sqlite_with_rowid=False,
+)
+
+submissions = Table(
+    "submissions",
+    metadata,
+    Column("owner", Text, primary_key=True),  # name of the token, empty where none was asked for
+    Column("key", Text, primary_key=True),
+    Column("body_sha256", Text, nullable=False),
+    Column("job_ids", Text, nullable=False),  # JSON
+    Column("time_unix_seconds", Float, nullable=False),
+    sqlite_with_rowid=False,
 )
 
 attempts = Table(
@@ -46,6 +104,7 @@ attempts = Table(
     Column("is_open", Boolean, nullable=False),  # said apart from the times, which a clock may set to anything
     Column("why", Text),  # reason code of its end
     Column("charged", Boolean, nullable=False),  # counts against job_recovery.max_restarts_on_errors
+    Column("node", Text),  # machine of the worker
 )
 
 checkpoints = Table(
@@ -77,6 +136,39 @@ events = Table(
     Column("message", Text, nullable=False),
     Index("events_by_job", "job_id", "sequence"),
     sqlite_autoincrement=True,
+)
+
+metrics = Table(
+    "metrics",
+    metadata,
+    Column("job_id", Text, ForeignKey("jobs.id"), primary_key=True),
+    Column("step", Integer, primary_key=True),
+    Column("kind", Text, primary_key=True),  # train or eval
+    Column("values", Text, nullable=False),  # JSON
+    sqlite_with_rowid=False,
+)
+
+metric_series = Table(
+    "metric_series",
+    metadata,
+    Column("job_id", Text, ForeignKey("jobs.id"), primary_key=True),
+    Column("kind", Text, primary_key=True),
+    Column("every", Integer, nullable=False),  # steps divisible by it are kept
+    Column("num_points", Integer, nullable=False),
+    Column("first_step", Integer, nullable=False),
+    Column("last_step", Integer, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+artifacts = Table(
+    "artifacts",
+    metadata,
+    Column("job_id", Text, ForeignKey("jobs.id"), primary_key=True),
+    Column("attempt", Integer, nullable=False),
+    Column("uri", Text, nullable=False),
+    Column("manifest_sha256", Text, nullable=False),
+    Column("size_bytes", Integer, nullable=False),
+    Column("files", Text, nullable=False),  # JSON: name to sha256 and size
 )
 
 settings = Table(

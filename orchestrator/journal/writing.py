@@ -8,38 +8,32 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import threading
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, delete, func, insert, select, update
+from sqlalchemy import Connection, delete, insert, select, update
 from sqlalchemy.exc import DatabaseError
 
 from jobs.checkpoints import DiskFullError
 from jobs.errors import LoraloomError
-from jobs.records import CheckpointRecord, Event, JobProgress, JobState
-from jobs.spec import JobSpec
-from orchestrator.journal import statements
+from jobs.records import CheckpointRecord, Desired, Event, JobProgress, JobState
+from orchestrator.journal import history, intent, statements, submitting
+from orchestrator.journal.engine import open_engine
+from orchestrator.journal.errors import JournalError
 from orchestrator.journal.lock import ProcessLock
 from orchestrator.journal.migrations import STEPS, Step, migrate
-from orchestrator.journal.reading import JournalReader, open_engine
-from orchestrator.journal.statements import JournalError
-from orchestrator.journal.tables import attempts, checkpoints, events, jobs, settings
+from orchestrator.journal.reading import JournalReader
+from orchestrator.journal.records import ArtifactRecord, MetricPoint, Submission, SubmissionKey
+from orchestrator.journal.tables import artifacts, attempts, checkpoints, jobs, settings
 from workers.publishing import free_bytes, fsync
 
 
-@dataclass(frozen=True, kw_only=True)
-class Submission:
-    """A job to be taken in."""
-
-    job_id: str
-    spec: JobSpec
-
-
 class Journal(JournalReader):
-    """Write access, for one process at a time."""
+    """Write access, for one process at a time; its threads may share it."""
 
     def __init__(self, path: Path, *, steps: Sequence[Step] = STEPS) -> None:
         """Open a journal, or begin one; its folder must exist.
@@ -54,6 +48,8 @@ class Journal(JournalReader):
             DiskFullError: No room.
         """
         self.path = path
+        # The database would have them wait as well, but asks again only now and then, and in no order.
+        self._turn = threading.Lock()
         try:
             self._lock = ProcessLock(path.with_name(f"{path.name}.lock"))
         except OSError as error:
@@ -74,39 +70,167 @@ class Journal(JournalReader):
             self._engine.dispose()
         self._lock.release()
 
-    def submit(self, submissions: Sequence[Submission], *, at: float, message: str = "waiting to be placed") -> None:
+    def submit(
+        self,
+        submissions: Sequence[Submission],
+        *,
+        at: float,
+        message: str = "waiting to be placed",
+        key: SubmissionKey | None = None,
+    ) -> list[str]:
         """Take in jobs, all or none. Once this has returned they are never lost.
 
+        Args:
+            submissions: In the order in which they wait.
+            at: Time of it.
+            message: What they wait for.
+            key: Where it was used before with the same body, nothing is submitted again.
+
+        Returns:
+            The jobs' ids, in order; with a key that was used before, those of the first time.
+
         Raises:
-            JournalError: There is a job of that id.
+            JournalError: There is a job of that id, or the id is none.
+            KeyConflict: The key was used with another body.
+        """
+        # Takes longer than the rest, and nobody has to wait for it.
+        prepared = [submitting.prepared(one, at, message) for one in submissions]
+        with self._writing() as connection:
+            before = submitting.submitted_with(connection, key) if key is not None else None
+            if before is not None:
+                return before
+            ids = submitting.insert_jobs(connection, prepared)
+            if key is not None:
+                submitting.remember(connection, key, ids, at)
+            return ids
+
+    def steer(
+        self,
+        job_id: str,
+        *,
+        desired: Desired | None = None,
+        priority: int | None = None,
+        queue: str | None = None,
+        by: str | None,
+        at: float,
+    ) -> Event | None:
+        """Keep what a job's owner wants of it. The scheduler makes it so; the job's state is as before.
+
+        Args:
+            job_id: The job.
+            desired: Whether it shall run, pause or be cancelled; `None`: as before, as with the rest.
+            priority: In comparison with other jobs.
+            queue: To wait in.
+            by: Name of who asks; `None` where nobody has to say it.
+            at: Time of it.
+
+        Returns:
+            The event, which says who asked what; `None` where nothing changes.
+
+        Raises:
+            NoSuchJob: There is none.
+            Unfit: It has ended, or is being cancelled, so that it cannot be done.
+            JournalError: Priority or queue are out of range.
         """
         with self._writing() as connection:
-            taken = set(connection.execute(select(jobs.c.id)).scalars())
-            first = (connection.execute(select(func.max(jobs.c.submitted))).scalar() or 0) + 1
-            said = {"state": JobState.PENDING.value, "reason": "submitted", "message": message}
-            rows: list[dict[str, Any]] = []
-            for number, one in enumerate(submissions, first):
-                if one.job_id in taken:
-                    raise JournalError(f"there is a job {one.job_id} already; submit this one under another id")
-                taken.add(one.job_id)
-                rows.append(
-                    {
-                        "id": one.job_id,
-                        "name": one.spec.name,
-                        "spec": json.dumps(one.spec.model_dump(mode="json"), ensure_ascii=False),
-                        "spec_sha256": one.spec.spec_sha256(),
-                        "submitted": number,
-                        "attempt": 0,
-                        **said,
-                    }
-                )
-            if rows:
-                connection.execute(insert(jobs), rows)
-                told = [{"job_id": row["id"], "time_unix_seconds": at, **said} for row in rows]
-                connection.execute(insert(events), told)
+            return intent.steer(connection, job_id, desired, priority, queue, by, at)
+
+    def retry(self, job_id: str, *, by: str | None, at: float) -> Event | None:
+        """Have a job that failed or was cancelled wait again, with all its restarts, to go on from its checkpoints.
+
+        Returns:
+            The event; `None` where the job has not ended, so that there is nothing to do.
+
+        Raises:
+            NoSuchJob: There is none.
+            Unfit: It has succeeded, or is being cancelled.
+        """
+        with self._writing() as connection:
+            return intent.retry(connection, job_id, by, at)
+
+    def set_estimate(self, job_id: str, estimate: Mapping[str, Any]) -> None:
+        """Keep what the check of a job has found out, as JSON.
+
+        Raises:
+            NoSuchJob: There is none.
+        """
+        content = statements.finite_json(estimate)
+        with self._writing() as connection:
+            statements.find(connection, job_id)
+            connection.execute(update(jobs).where(jobs.c.id == job_id).values(estimate=content))
+
+    def record_metrics(self, points: Sequence[MetricPoint]) -> None:
+        """Keep what was measured, of any number of jobs, thinned as `history` says. Doing it twice is doing it once.
+
+        Raises:
+            NoSuchJob: There is no such job. Nothing was kept.
+        """
+        with self._writing() as connection:
+            history.record(connection, points)
+
+    def cut_metrics(self, job_id: str, *, step: int, evaluated_at: int) -> None:
+        """Let go of what was measured after the checkpoint that a job goes on from: it did not happen.
+
+        Args:
+            job_id: The job.
+            step: Of the checkpoint.
+            evaluated_at: Step of the last evaluation that had finished there; -1 for none.
+        """
+        with self._writing() as connection:
+            history.cut(connection, job_id, "train", step)
+            history.cut(connection, job_id, "eval", evaluated_at)
+
+    def commit_artifact(
+        self,
+        record: ArtifactRecord,
+        *,
+        message: str,
+        at: float,
+        by_worker: bool = True,
+        reason: str = "finished",
+        progress: JobProgress | None = None,
+    ) -> Event:
+        """Make a published adapter the job's, which has SUCCEEDED with it: both or neither.
+
+        Args:
+            record: The adapter.
+            message: For the event.
+            at: Time of it.
+            by_worker: On the word of its attempt, which is heard only while it is the current one. False: on the
+                scheduler's own, which has found it whole after the attempt was over.
+            reason: For the event.
+            progress: To be kept with it.
+
+        Raises:
+            StaleAttempt: The attempt may not speak for the job any more.
+            JournalError: The job has ended.
+        """
+        with self._writing() as connection:
+            event = statements.advance(
+                connection,
+                record.job_id,
+                attempt=record.attempt if by_worker else None,
+                state=JobState.SUCCEEDED,
+                reason=reason,
+                message=message,
+                at=at,
+                artifact=record.uri,
+                progress=progress,
+            )
+            files = json.dumps({name: asdict(one) for name, one in record.files.items()})
+            connection.execute(insert(artifacts).values({**vars(record), "files": files}))
+            return event
 
     def start_attempt(
-        self, job_id: str, *, worker_id: str, reason: str, message: str, at: float, state: JobState = JobState.STARTING
+        self,
+        job_id: str,
+        *,
+        worker_id: str,
+        reason: str,
+        message: str,
+        at: float,
+        state: JobState = JobState.STARTING,
+        node: str | None = None,
     ) -> tuple[int, Event]:
         """Hand a job to a worker. From here on nobody but this attempt can commit anything for the job.
 
@@ -130,6 +254,7 @@ class Journal(JournalReader):
                     started_unix_seconds=at,
                     is_open=True,
                     charged=False,
+                    node=node,
                 )
             )
             values = {"attempt": number, "worker_id": worker_id}
@@ -197,18 +322,18 @@ class Journal(JournalReader):
             JournalError: The job has ended.
         """
         with self._writing() as connection:
-            job = statements.find(connection, job_id)
-            if attempt is not None:
-                statements.fence(connection, job_id, attempt)
-            statements.refuse_after_end(job)
-            if state.is_terminal and statements.is_open(connection, job_id, job["attempt"]):
-                statements.close_attempt(connection, job_id, job["attempt"], reason, at, charged)
-            values: dict[str, Any] = {}
-            if artifact is not None:
-                values["artifact"] = artifact
-            if progress is not None:
-                values["progress"] = statements.progress_json(progress)
-            return statements.change(connection, job_id, state, reason, message, at, values)
+            return statements.advance(
+                connection,
+                job_id,
+                attempt=attempt,
+                state=state,
+                reason=reason,
+                message=message,
+                at=at,
+                charged=charged,
+                artifact=artifact,
+                progress=progress,
+            )
 
     def commit_checkpoint(self, record: CheckpointRecord, *, progress: JobProgress | None = None) -> None:
         """Make a published checkpoint the one to go on from. Doing it twice is doing it once.
@@ -295,7 +420,7 @@ class Journal(JournalReader):
     @contextmanager
     def _writing(self) -> Iterator[Connection]:
         try:
-            with self._engine.execution_options(writes=True).begin() as connection:
+            with self._turn, self._engine.execution_options(writes=True).begin() as connection:
                 yield connection
         except DatabaseError as error:
             if isinstance(error.orig, sqlite3.Error) and error.orig.sqlite_errorcode == sqlite3.SQLITE_FULL:

@@ -55,7 +55,7 @@ def contents(journal: Journal) -> list[tuple[Any, ...]]:
     with journal._engine.begin() as connection:
         tables = [row[0] for row in connection.exec_driver_sql("SELECT name FROM sqlite_master WHERE type = 'table'")]
         return [
-            (table, *row)
+            row
             for table in sorted(tables)
-            for row in connection.exec_driver_sql(f"SELECT * FROM {table} ORDER BY rowid")
+            for row in sorted(((table, *row) for row in connection.exec_driver_sql(f"SELECT * FROM {table}")), key=repr)
         ]

@@ -51,7 +51,7 @@ def test_a_file_of_version_1_is_brought_up_to_date_with_everything_in_it(path: P
 
 LATER = (
     *STEPS,
-    ("ALTER TABLE jobs ADD COLUMN owner TEXT", "UPDATE jobs SET owner = 'nobody'"),
+    ("ALTER TABLE jobs ADD COLUMN mood TEXT", "UPDATE jobs SET mood = 'good'"),
     ("CREATE TABLE leases (job_id TEXT NOT NULL REFERENCES jobs (id))",),
 )
 
@@ -61,15 +61,15 @@ def test_steps_run_once_and_in_order(path: Path) -> None:
     for _ in range(2):
         with Journal(path, steps=LATER) as journal:
             found = contents(journal)
-            assert ("schema_version", 3) in found
-            assert [row[-1] for row in found if row[0] == "jobs"] == ["nobody", "nobody"]
+            assert ("schema_version", 4) in found
+            assert [row[-1] for row in found if row[0] == "jobs"] == ["good", "good"]
 
 
 def test_a_step_that_fails_leaves_the_old_version_whole(path: Path) -> None:
     with Journal(path) as journal:
         journal.submit([make_submission("a")], at=1.0)
         before = contents(journal)
-    broken = (*STEPS, ("ALTER TABLE jobs ADD COLUMN owner TEXT", "CREATE TABLE leases (job_id TEXT)", "NONSENSE"))
+    broken = (*STEPS, ("ALTER TABLE jobs ADD COLUMN mood TEXT", "CREATE TABLE leases (job_id TEXT)", "NONSENSE"))
     with pytest.raises(LoraloomError, match="NONSENSE"):
         Journal(path, steps=broken)
     with Journal(path) as journal:
@@ -80,7 +80,7 @@ def test_a_file_of_a_later_version_is_left_alone(path: Path) -> None:
     Journal(path, steps=LATER).close()
     content = path.read_bytes()
     for kind in (Journal, JournalReader):
-        with pytest.raises(LoraloomError, match=r"journal of version 3, and this Loraloom (knows|reads) 1"):
+        with pytest.raises(LoraloomError, match=r"journal of version 4, and this Loraloom (knows|reads) 2"):
             kind(path)
     assert path.read_bytes() == content
 
