@@ -1,9 +1,9 @@
 """A Loraloom service from Python.
 
-    with Client() as client:
-        [job] = client.submit(Path("job.yaml").read_text()).jobs
-        for event in client.follow(job.id):
-            print(event.state, event.message)
+with Client() as client:
+    [job] = client.submit(Path("job.yaml").read_text()).jobs
+    for event in client.follow(job.id):
+        print(event.state, event.message)
 """
 
 from __future__ import annotations
@@ -106,6 +106,7 @@ class Client:
         overrides: Sequence[str] = (),
         directory: Path | str | None = None,
         key: str | None = None,
+        is_json: bool = False,
     ) -> Submitted:
         """Submit jobs, all or none.
 
@@ -115,13 +116,14 @@ class Client:
             directory: What relative paths of files in the specs are relative to; `None`: the current one.
             key: With the same key and the same specs it is the same submission, however often it is made. One is made
                 up where there is none, so that a lost answer does not submit twice.
+            is_json: Whether a text is JSON, which may be a list of jobs.
 
         Raises:
             SpecError: What is wrong with the specs.
             RefusedError: The key was used for something else, or it is too much at once.
         """
         headers = {"Idempotency-Key": key if key is not None else secrets.token_hex(16)}
-        return self._post_specs("/jobs", specs, overrides, directory, headers, Submitted)
+        return self._post_specs("/jobs", specs, overrides, directory, is_json, headers, Submitted)
 
     def validate(
         self,
@@ -129,13 +131,14 @@ class Client:
         *,
         overrides: Sequence[str] = (),
         directory: Path | str | None = None,
+        is_json: bool = False,
     ) -> Validated:
         """Check specs without submitting them; see `submit`.
 
         Raises:
             SpecError: What is wrong with the specs.
         """
-        return self._post_specs("/jobs:validate", specs, overrides, directory, {}, Validated)
+        return self._post_specs("/jobs:validate", specs, overrides, directory, is_json, {}, Validated)
 
     def page(self, *, after: str | None = None, limit: int = 100, **which: Any) -> JobPage:
         """A part of a list of jobs; see `jobs` for what narrows it."""
@@ -339,18 +342,19 @@ class Client:
         specs: str | Mapping[str, Any] | Sequence[Mapping[str, Any]],
         overrides: Sequence[str],
         directory: Path | str | None,
+        is_json: bool,
         headers: Mapping[str, str],
         model: type[M],
     ) -> M:
-        is_text = isinstance(specs, str)
-        text = specs if is_text else json.dumps(specs, ensure_ascii=False)
+        text = specs if isinstance(specs, str) else json.dumps(specs, ensure_ascii=False)
+        kind = "application/json" if is_json or not isinstance(specs, str) else "application/yaml"
         where = Path.cwd() if directory is None else Path(directory).absolute()
         return self._post(
             path,
             model,
             content=text.encode("utf-8", "surrogatepass"),
             params={"set": list(overrides), "directory": str(where)},
-            headers={"Content-Type": "application/yaml" if is_text else "application/json", **headers},
+            headers={"Content-Type": kind, **headers},
         )
 
 

@@ -13,8 +13,8 @@ from pathlib import Path
 from fastapi import APIRouter
 
 from orchestrator.api.files import local_folder
-from orchestrator.api.operator_models import PrunedJob, PruneOrder, PrunePlan
 from orchestrator.api.openapi import problems
+from orchestrator.api.operator_models import PrunedJob, PruneOrder, PrunePlan
 from orchestrator.api.problems import ApiError
 from orchestrator.api.service import CallerOf, Service, require_all_queues
 from orchestrator.journal import EndedJob
