@@ -143,14 +143,16 @@ class _Loading:
 
 def _items(document: Document) -> list[Document]:
     """The documents of a JSON text, which can hold several only as a list."""
-    if not isinstance(document.value, list) or not document.value:
+    content: object = document.value
+    values = cast("list[object]", content) if isinstance(content, list) else []
+    if not values:
         return [document]
     items: list[Document] = []
-    lines: list[dict[str, int]] = [{} for _ in cast("list[object]", document.value)]
+    lines: list[dict[str, int]] = [{} for _ in values]
     for field, line in document.lines.items():
         index, _, below = field.removeprefix("[").partition("]")
         lines[int(index)][below.removeprefix(".")] = line
-    for value, below in zip(cast("list[object]", document.value), lines, strict=True):
+    for value, below in zip(values, lines, strict=True):
         items.append(Document(value=value, line=below.get("", document.line), lines=below))
     return items
 

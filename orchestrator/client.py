@@ -11,8 +11,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import secrets
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, TypeVar
 from urllib.parse import quote
@@ -58,8 +60,16 @@ __all__ = [
 DEFAULT_URL = "http://127.0.0.1:8400"
 _API = "/api/v1"
 _PAGE = 500
-_LOG_BYTES = 1024 * 1024
 M = TypeVar("M", bound=BaseModel)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogPart:
+    """A piece of a log."""
+
+    content: bytes
+    end: int
+    """Position after it in the whole log: where the next piece begins."""
 
 
 class Client:
@@ -264,15 +274,18 @@ class Client:
         parameters = {} if tail is None else {"tail": tail}
         return self._http.request("GET", _API + _path(job, "logs"), params=parameters).text
 
-    def log_from(self, job: str, first: int) -> bytes:
+    def log_from(self, job: str, first: int) -> LogPart:
         """What the log of a job has from a byte on; negative counts from its end, and means all if there is less."""
         header = f"bytes={first}-" if first >= 0 else f"bytes={first}"
         try:
-            return self._http.request("GET", _API + _path(job, "logs"), headers={"Range": header}).content
+            response = self._http.request("GET", _API + _path(job, "logs"), headers={"Range": header})
         except RefusedError as error:
             if error.status != 416:
                 raise
-            return b""
+            return LogPart(content=b"", end=max(first, 0))
+        place = re.fullmatch(r"bytes (\d+)-(\d+)/\d+", response.headers.get("content-range", ""))
+        end = int(place[2]) + 1 if place is not None else len(response.content)
+        return LogPart(content=response.content, end=end)
 
     def checkpoints(self, job: str) -> CheckpointListing:
         """Checkpoints of a job."""

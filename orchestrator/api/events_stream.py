@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query
 from fastapi.responses import StreamingResponse
@@ -12,7 +12,7 @@ from orchestrator.api.service import JobId, Service
 from orchestrator.api.streams import EventHub
 
 _MAX_SEQUENCE = 2**63 - 1
-_STREAM = {
+_STREAM: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "Each event with its sequence as `id`, `job` as its kind, and the event as JSON. A comment now "
         "and then says that the stream lives. It may end at any time: come back with `Last-Event-ID`",

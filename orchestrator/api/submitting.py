@@ -86,7 +86,9 @@ def routes(service: Service) -> APIRouter:
                 require_queue(caller, queue)
             sweeps = {one.sweep: f"sweep-{secrets.token_hex(6)}" for one in loaded if one.sweep is not None}
             submissions = [
-                Submission(spec=spec, owner=caller.name, sweep_id=sweeps.get(one.sweep))
+                Submission(
+                    spec=spec, owner=caller.name, sweep_id=sweeps.get(one.sweep) if one.sweep is not None else None
+                )
                 for one, spec in zip(loaded, specs, strict=True)
             ]
             ids = service.journal.submit(submissions, at=service.now(), key=named)

@@ -63,6 +63,7 @@ def submit(
     texts = [text for text in map(read_text, specs) if isinstance(text, str)]
     would: list[dict[str, Any]] = []
     submitted: list[SubmittedJob] = []
+    path = specs[0]
     with service(patience_seconds=_WAIT_PATIENCE_SECONDS if wait else _SUBMIT_PATIENCE_SECONDS) as client:
         try:
             for number, (path, text) in enumerate(zip(specs, texts, strict=True), start=1):
