@@ -10,7 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import BinaryIO
 
-from fastapi import APIRouter, FastAPI
+from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
 from jobs.view import ClusterView
@@ -24,8 +24,6 @@ from orchestrator.api.service import Service
 from orchestrator.api.streams import EventHub
 from orchestrator.api.tokens import Tokens
 from orchestrator.journal import Journal, JournalReader
-
-PREFIX = "/api/v1"
 
 
 def build_app(
@@ -100,12 +98,16 @@ def build_app(
     app.state.hub = hub
     problems.install(app)
     openapi.install(app, has_tokens=tokens is not None)
-    api = APIRouter(prefix=PREFIX, responses=openapi.problems(*openapi.ALWAYS))
-    for routes in (submitting.routes, jobs_read.routes, steering.routes, files.routes, cluster_routes.routes):
-        api.include_router(routes(service))
-    api.include_router(events_stream.routes(service, hub))
-    api.include_router(pruning.routes(service))
-    app.include_router(api)
+    for router in (
+        submitting.routes(service),
+        jobs_read.routes(service),
+        steering.routes(service),
+        files.routes(service),
+        events_stream.routes(service, hub),
+        cluster_routes.routes(service),
+        pruning.routes(service),
+    ):
+        app.include_router(router, responses=openapi.problems(*openapi.ALWAYS))
     app.include_router(
         health.routes(version=number, not_ready=not_ready, registry=registry),
         responses=openapi.problems(401, 403, 421),

@@ -7,7 +7,7 @@ from fastapi import APIRouter
 from jobs.records import JobState
 from jobs.view import ClusterView
 from orchestrator.api.operator_models import QueueItem, QueueListing, WorkerListing
-from orchestrator.api.service import Service
+from orchestrator.api.service import PREFIX, Service
 
 _NOTHING_YET = ClusterView(
     published_unix_seconds=0.0,
@@ -24,7 +24,7 @@ _NOTHING_YET = ClusterView(
 
 def routes(service: Service) -> APIRouter:
     """`/cluster`, `/workers`, `/queues`."""
-    router = APIRouter(tags=["cluster"])
+    router = APIRouter(prefix=PREFIX, tags=["cluster"])
 
     def view() -> ClusterView:
         return service.cluster() or _NOTHING_YET

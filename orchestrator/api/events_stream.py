@@ -8,7 +8,7 @@ from fastapi import APIRouter, Header, Query
 from fastapi.responses import StreamingResponse
 
 from orchestrator.api.openapi import problems
-from orchestrator.api.service import JobId, Service
+from orchestrator.api.service import PREFIX, JobId, Service
 from orchestrator.api.streams import EventHub
 
 _MAX_SEQUENCE = 2**63 - 1
@@ -29,7 +29,7 @@ After = Annotated[int | None, Query(ge=0, le=_MAX_SEQUENCE, description="The sam
 
 def routes(service: Service, hub: EventHub) -> APIRouter:
     """`/jobs/{id}/stream` and `/stream`."""
-    router = APIRouter(tags=["events"])
+    router = APIRouter(prefix=PREFIX, tags=["events"])
 
     @router.get(
         "/jobs/{job_id}/stream",

@@ -16,7 +16,7 @@ from fastapi.responses import PlainTextResponse, StreamingResponse
 from orchestrator.api.models import ArtifactFile, ArtifactListing
 from orchestrator.api.openapi import problems
 from orchestrator.api.problems import ApiError, not_found
-from orchestrator.api.service import JobId, Service
+from orchestrator.api.service import PREFIX, JobId, Service
 
 _CHUNK_BYTES = 256 * 1024
 _MOST_TAIL_LINES = 10_000
@@ -34,7 +34,7 @@ _BINARY: dict[int | str, dict[str, Any]] = {
 
 def routes(service: Service) -> APIRouter:
     """`/jobs/{id}/logs`, `/jobs/{id}/artifacts` and its files."""
-    router = APIRouter(tags=["files"])
+    router = APIRouter(prefix=PREFIX, tags=["files"])
     reader = service.reader
 
     @router.get(

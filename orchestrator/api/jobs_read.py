@@ -27,7 +27,7 @@ from orchestrator.api.models import (
 )
 from orchestrator.api.openapi import problems
 from orchestrator.api.problems import ApiError, not_found
-from orchestrator.api.service import JobId, Service
+from orchestrator.api.service import PREFIX, JobId, Service
 from orchestrator.journal import Attempt, JobFilter, JobSummary, JournaledJob
 
 _MAX_SEQUENCE = 2**63 - 1
@@ -41,7 +41,7 @@ Limit = Annotated[int, Query(ge=1, le=1000)]
 
 def routes(service: Service) -> APIRouter:
     """`GET /jobs`, `/jobs/{id}` and what hangs below it, `/sweeps/{id}`."""
-    router = APIRouter(tags=["jobs"])
+    router = APIRouter(prefix=PREFIX, tags=["jobs"])
     reader = service.reader
 
     @router.get("/jobs", summary="List jobs")

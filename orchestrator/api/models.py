@@ -16,7 +16,8 @@ from jobs.records import Desired, JobState
 class Model(BaseModel):
     """Frozen, documented field by field. A client passes over fields that a newer server adds."""
 
-    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
+    # Built when first used: a command uses two or three of them.
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True, defer_build=True)
 
 
 class ProblemItem(Model):
@@ -151,7 +152,7 @@ class Validated(Model):
 class JobChange(Model):
     """What to change of a job; what is left out stays."""
 
-    model_config = ConfigDict(extra="forbid", json_schema_extra={"minProperties": 1})
+    model_config = ConfigDict(extra="forbid", defer_build=False, json_schema_extra={"minProperties": 1})
 
     priority: Annotated[int, Field(strict=True, ge=-(2**31), le=2**31 - 1)] | None = None
     """Jobs of higher priority are placed first."""

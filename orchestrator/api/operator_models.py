@@ -40,7 +40,7 @@ class QueueListing(Model):
 class PruneOrder(Model):
     """What may go. Jobs that have not ended are never touched."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", defer_build=False)
 
     jobs_older_than_seconds: Annotated[float, Field(strict=True, ge=0, le=1e10)] | None = None
     """Jobs that ended longer ago go, with their checkpoints and logs."""

@@ -16,7 +16,7 @@ from orchestrator.api.files import local_folder
 from orchestrator.api.openapi import problems
 from orchestrator.api.operator_models import PrunedJob, PruneOrder, PrunePlan
 from orchestrator.api.problems import ApiError
-from orchestrator.api.service import CallerOf, Service, require_all_queues
+from orchestrator.api.service import PREFIX, CallerOf, Service, require_all_queues
 from orchestrator.journal import EndedJob
 from workers.publishing import discard
 
@@ -37,7 +37,7 @@ class Choice:
 
 def routes(service: Service) -> APIRouter:
     """`POST /prune`."""
-    router = APIRouter(tags=["service"])
+    router = APIRouter(prefix=PREFIX, tags=["service"])
 
     @router.post("/prune", responses=problems(408, 413, 507), summary="Remove old checkpoints and ended jobs")
     def prune(order: PruneOrder, caller: CallerOf) -> PrunePlan:

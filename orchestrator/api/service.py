@@ -17,6 +17,9 @@ from orchestrator.api.problems import ApiError
 from orchestrator.api.tokens import Caller
 from orchestrator.journal import Journal, JournalReader
 
+PREFIX = "/api/v1"
+"""Before every path of the API."""
+
 _ID = rf"^{NAME_PATTERN}(\.[0-9]{{1,18}})?$"
 
 JobId = Annotated[str, PathParameter(description="Id of a job, or a name that one job alone bears", pattern=_ID)]

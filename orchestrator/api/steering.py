@@ -11,13 +11,13 @@ from orchestrator.api.jobs_read import detail
 from orchestrator.api.models import JobChange, JobDetail
 from orchestrator.api.openapi import problems
 from orchestrator.api.problems import ApiError
-from orchestrator.api.service import CallerOf, JobId, Service, require_queue
+from orchestrator.api.service import PREFIX, CallerOf, JobId, Service, require_queue
 from orchestrator.api.tokens import Caller
 
 
 def routes(service: Service) -> APIRouter:
     """`POST /jobs/{id}/cancel|pause|resume|retry`, `PATCH /jobs/{id}`."""
-    router = APIRouter(tags=["jobs"], responses=problems(404, 409, 507))
+    router = APIRouter(prefix=PREFIX, tags=["jobs"], responses=problems(404, 409, 507))
     reader, journal = service.reader, service.journal
 
     def steer(

@@ -15,7 +15,7 @@ from orchestrator.api.local_paths import LocalPaths
 from orchestrator.api.models import Submitted, SubmittedJob, Validated
 from orchestrator.api.openapi import SPEC_BODY, problems
 from orchestrator.api.problems import ApiError, invalid_spec
-from orchestrator.api.service import CallerOf, Service, require_queue
+from orchestrator.api.service import PREFIX, CallerOf, Service, require_queue
 from orchestrator.api.tokens import Caller
 from orchestrator.journal import Submission, SubmissionKey
 
@@ -54,7 +54,7 @@ Key = Annotated[
 
 def routes(service: Service) -> APIRouter:
     """`POST /jobs` and `POST /jobs:validate`."""
-    router = APIRouter(tags=["jobs"])
+    router = APIRouter(prefix=PREFIX, tags=["jobs"])
     rules = LocalPaths(own=service.data_dir.resolve(), roots=service.roots)
 
     @router.post(

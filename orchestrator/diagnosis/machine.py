@@ -80,10 +80,12 @@ def disk(data_dir: Path) -> Iterator[Finding]:
     if statistics.f_files and statistics.f_favail < 10_000:
         yield warning("inodes", f"{statistics.f_favail:,} left at {folder}", mend)
     try:
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".loraloom-doctor-") as temporary:
-            with closing(sqlite3.connect(Path(temporary) / "try.db")) as connection:
-                mode = connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
-                connection.execute("CREATE TABLE try (x)")
+        with (
+            tempfile.TemporaryDirectory(dir=folder, prefix=".loraloom-doctor-") as temporary,
+            closing(sqlite3.connect(Path(temporary) / "try.db")) as connection,
+        ):
+            mode = connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
+            connection.execute("CREATE TABLE try (x)")
     except OSError as error:
         yield problem("write", f"{folder} cannot be written: {error.strerror}", "change its owner or its mode")
         return
