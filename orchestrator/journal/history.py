@@ -10,20 +10,36 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from sqlalchemy import Connection, RowMapping, and_, delete, func, or_, select
+from sqlalchemy import ColumnElement, Connection, RowMapping, and_, bindparam, delete, func, select, update
 from sqlalchemy.dialects.sqlite import insert as upsert
 
+from orchestrator.journal.errors import NoSuchJob
 from orchestrator.journal.records import MetricKind, MetricPoint
-from orchestrator.journal.statements import find, finite_json
-from orchestrator.journal.tables import metric_series, metrics
+from orchestrator.journal.statements import finite_json
+from orchestrator.journal.tables import jobs, metric_series, metrics
 
 MAX_POINTS = 2000
 """Most points of one kind that a job keeps."""
 
+_put, _put_series = upsert(metrics), upsert(metric_series)
+_PUT = _put.on_conflict_do_update(index_elements=["job_id", "step", "kind"], set_={"values": _put.excluded["values"]})
+_PUT_SERIES = _put_series.on_conflict_do_update(
+    index_elements=["job_id", "kind"],
+    set_={name: _put_series.excluded[name] for name in ("every", "num_points", "first_step", "last_step")},
+)
+_REMOVE = delete(metrics).where(
+    metrics.c.job_id == bindparam("of_job"),
+    metrics.c.kind == bindparam("of_kind"),
+    metrics.c.step == bindparam("at_step"),
+)
+
 
 @dataclass(kw_only=True)
 class _Series:
+    job_id: str
+    kind: MetricKind
     every: int
     num_points: int
     first_step: int
@@ -33,6 +49,11 @@ class _Series:
         """Whether a point stays once there is a later one."""
         return step == self.first_step or step % self.every == 0
 
+    @property
+    def points(self) -> ColumnElement[bool]:
+        """Which rows are its own."""
+        return and_(metrics.c.job_id == self.job_id, metrics.c.kind == self.kind)
+
 
 def record(connection: Connection, points: Sequence[MetricPoint], max_points: int = MAX_POINTS) -> None:
     """Add points. One of a step that is there takes the other's place.
@@ -40,12 +61,41 @@ def record(connection: Connection, points: Sequence[MetricPoint], max_points: in
     Raises:
         NoSuchJob: There is no such job. Nothing was added.
     """
-    by_series: dict[tuple[str, MetricKind], dict[int, MetricPoint]] = {}
+    given: dict[tuple[str, MetricKind], dict[int, MetricPoint]] = {}
     for point in points:
-        by_series.setdefault((point.job_id, point.kind), {})[point.step] = point
-    for (job_id, kind), by_step in by_series.items():
-        find(connection, job_id)
-        _extend(connection, job_id, kind, [by_step[step] for step in sorted(by_step)], max_points)
+        given.setdefault((point.job_id, point.kind), {})[point.step] = point
+    if not given:
+        return
+    before = _load(connection, sorted({job_id for job_id, _ in given}))
+    series: list[_Series] = []
+    passed: list[dict[str, Any]] = []
+    kept: list[dict[str, Any]] = []
+    for (job_id, kind), by_step in given.items():
+        first, last = min(by_step), max(by_step)
+        one = before.get((job_id, kind))
+        if one is None:
+            one = _Series(job_id=job_id, kind=kind, every=1, num_points=0, first_step=first, last_step=last)
+        else:
+            was_last = one.last_step
+            one.first_step, one.last_step = min(one.first_step, first), max(one.last_step, last)
+            if was_last < one.last_step and not one.keeps(was_last):
+                passed.append({"of_job": job_id, "of_kind": kind, "at_step": was_last})
+                one.num_points -= 1
+        fitting = [point for step, point in by_step.items() if one.keeps(step) or step == one.last_step]
+        one.num_points += len(fitting)
+        kept += [
+            {"job_id": job_id, "kind": kind, "step": point.step, "values": finite_json(point.values)}
+            for point in fitting
+        ]
+        series.append(one)
+    if passed:
+        connection.execute(_REMOVE, passed)
+    if kept:
+        connection.execute(_PUT, kept)
+    for one in series:
+        if one.num_points > max_points:
+            _thin(connection, one, max_points)
+    connection.execute(_PUT_SERIES, [vars(one) for one in series])
 
 
 def cut(connection: Connection, job_id: str, kind: MetricKind, step: int) -> None:
@@ -59,7 +109,7 @@ def cut(connection: Connection, job_id: str, kind: MetricKind, step: int) -> Non
     if num_points == 0:
         connection.execute(delete(metric_series).where(series))
     else:
-        connection.execute(metric_series.update().where(series).values(num_points=num_points, last_step=last))
+        connection.execute(update(metric_series).where(series).values(num_points=num_points, last_step=last))
 
 
 def read(
@@ -79,58 +129,25 @@ def read(
     return tuple(_point(row) for row in rows)
 
 
-def _extend(connection: Connection, job_id: str, kind: MetricKind, points: list[MetricPoint], max_points: int) -> None:
-    mine = and_(metrics.c.job_id == job_id, metrics.c.kind == kind)
-    found = (
-        connection.execute(select(metric_series).where(metric_series.c.job_id == job_id, metric_series.c.kind == kind))
-        .mappings()
-        .one_or_none()
-    )
-    first, last = points[0].step, points[-1].step
-    if found is None:
-        series = _Series(every=1, num_points=0, first_step=first, last_step=last)
-    else:
-        series = _Series(
-            every=found["every"],
-            num_points=found["num_points"],
-            first_step=min(found["first_step"], first),
-            last_step=max(found["last_step"], last),
-        )
-        if found["last_step"] < series.last_step and not series.keeps(found["last_step"]):
-            connection.execute(delete(metrics).where(mine, metrics.c.step == found["last_step"]))
-            series.num_points -= 1
-    kept = [point for point in points if series.keeps(point.step) or point.step == series.last_step]
-    if kept:
-        put = upsert(metrics)
-        connection.execute(
-            put.on_conflict_do_update(
-                index_elements=["job_id", "step", "kind"], set_={"values": put.excluded["values"]}
-            ),
-            [
-                {"job_id": job_id, "step": point.step, "kind": kind, "values": finite_json(point.values)}
-                for point in kept
-            ],
-        )
-    series.num_points += len(kept)
-    if series.num_points > max_points:
-        _thin(connection, job_id, kind, series, max_points)
-    put = upsert(metric_series).values(job_id=job_id, kind=kind, **vars(series))
-    connection.execute(put.on_conflict_do_update(index_elements=["job_id", "kind"], set_=vars(series)))
+def _load(connection: Connection, job_ids: Sequence[str]) -> dict[tuple[str, str], _Series]:
+    known = set(connection.execute(select(jobs.c.id).where(jobs.c.id.in_(job_ids))).scalars())
+    for job_id in job_ids:
+        if job_id not in known:
+            raise NoSuchJob(job_id)
+    found = connection.execute(select(metric_series).where(metric_series.c.job_id.in_(job_ids))).mappings()
+    return {(row["job_id"], row["kind"]): _Series(**row) for row in found}
 
 
-def _thin(connection: Connection, job_id: str, kind: MetricKind, series: _Series, max_points: int) -> None:
-    """Double the distance until there are few enough. What was counted may have taken the place of another point."""
-    mine = and_(metrics.c.job_id == job_id, metrics.c.kind == kind)
-
-    def num_points() -> int:
-        return connection.execute(select(func.count()).select_from(metrics).where(mine)).scalar() or 0
-
-    series.num_points = num_points()
+def _thin(connection: Connection, series: _Series, max_points: int) -> None:
+    """Double the distance until there are few enough."""
+    count = select(func.count()).select_from(metrics).where(series.points)
+    # Points that took the place of others were counted as well.
+    series.num_points = connection.execute(count).scalar() or 0
     while series.num_points > max_points:
         series.every *= 2
-        ends = or_(metrics.c.step == series.first_step, metrics.c.step == series.last_step)
-        connection.execute(delete(metrics).where(mine, metrics.c.step % series.every != 0, ~ends))
-        series.num_points = num_points()
+        between = metrics.c.step.not_in([series.first_step, series.last_step])
+        connection.execute(delete(metrics).where(series.points, metrics.c.step % series.every != 0, between))
+        series.num_points = connection.execute(count).scalar() or 0
 
 
 def _point(row: RowMapping) -> MetricPoint:

@@ -87,7 +87,7 @@ STEPS: tuple[Step, ...] = (
             desired = CASE state WHEN 'CANCELLED' THEN 'cancel' ELSE 'run' END,
             priority = coalesce(json_extract(spec, '$.scheduling.priority'), 0),
             queue = coalesce(json_extract(spec, '$.scheduling.queue'), 'default'),
-            labels = coalesce(json_extract(spec, '$.labels'), '{}'),
+            labels = json(coalesce(json_extract(spec, '$.labels'), '{}')),
             submitted_unix_seconds = coalesce(
                 (SELECT time_unix_seconds FROM events WHERE job_id = jobs.id ORDER BY sequence LIMIT 1), 0
             ),
@@ -97,7 +97,7 @@ STEPS: tuple[Step, ...] = (
             ) END
         """,
         "CREATE INDEX jobs_listing ON jobs "
-        "(submitted, state, queue, priority, name, ended_unix_seconds, owner, sweep_id, id)",
+        "(submitted, state, queue, priority, name, ended_unix_seconds, owner, sweep_id, id, labels)",
         "CREATE INDEX jobs_by_state ON jobs (state, queue)",
         "CREATE INDEX jobs_by_name ON jobs (name, submitted)",
         "CREATE INDEX jobs_by_end ON jobs (ended_unix_seconds, submitted)",

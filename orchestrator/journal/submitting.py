@@ -38,7 +38,7 @@ def prepared(one: Submission, at: float, message: str) -> dict[str, Any]:
         "attempt": 0,
         "priority": one.spec.scheduling.priority,
         "queue": one.spec.scheduling.queue,
-        "labels": json.dumps(dict(one.spec.labels)),
+        "labels": json.dumps(dict(one.spec.labels), separators=(",", ":")),
         "owner": one.owner,
         "sweep_id": one.sweep_id,
         "submitted_unix_seconds": at,

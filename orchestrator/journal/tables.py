@@ -37,7 +37,7 @@ jobs = Table(
     Column("desired", Text, nullable=False, server_default="run"),  # what its owner wants: the scheduler follows
     Column("priority", Integer, nullable=False, server_default=text("0")),  # as steered; the spec keeps what it was
     Column("queue", Text, nullable=False, server_default="default"),  # likewise
-    Column("labels", Text, nullable=False, server_default="{}"),  # JSON
+    Column("labels", Text, nullable=False, server_default="{}"),  # JSON without spaces, so that text can be looked for
     Column("owner", Text),  # name of the token that submitted it; null where none was asked for
     Column("sweep_id", Text),
     Column("submitted_unix_seconds", Float, nullable=False, server_default=text("0")),
@@ -58,6 +58,7 @@ jobs = Table(
         "owner",
         "sweep_id",
         "id",
+        "labels",
     ),
     Index("jobs_by_state", "state", "queue"),
     Index("jobs_by_name", "name", "submitted"),
