@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 
@@ -89,8 +90,8 @@ class Transport:
             ServiceError: The URL is none.
         """
         try:
-            parsed = httpx.URL(url)
-        except (httpx.InvalidURL, TypeError) as error:
+            parsed = httpx.URL(urlsplit(url).geturl())
+        except (httpx.InvalidURL, ValueError) as error:
             raise ServiceError(f"{url!r} is no URL: {error}; write such as http://127.0.0.1:8400") from error
         if parsed.scheme not in ("http", "https") or not parsed.host:
             raise ServiceError(f"{url!r} is no URL of a service; write such as http://127.0.0.1:8400")

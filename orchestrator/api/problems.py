@@ -95,6 +95,8 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def _http(request: Request, error: HTTPException) -> JSONResponse:
+        if error.status_code == 400:
+            return ApiError(422, "invalid-body", "the body cannot be read as JSON in UTF-8").response()
         kind, detail = HTTPStatus(error.status_code).phrase.lower().replace(" ", "-"), str(error.detail)
         if error.status_code == 404:
             detail = f"there is nothing at {shown_key(request.url.path)}; /openapi.json lists what there is"
