@@ -28,10 +28,12 @@ class LoadedSpec:
 
     spec: JobSpec
     source: SpecSource
+    sweep: str | None = None
+    """Name of the document whose sweep it is one of, unique among those loaded together; `None` for one by itself."""
 
 
 def load_files(paths: Sequence[Path], overrides: Sequence[str] = ()) -> list[LoadedSpec]:
-    """The specs of all documents of all files, sweeps expanded, in order.
+    """The specs of all documents of all files, sweeps expanded, in order. A JSON file may hold a list of documents.
 
     Args:
         paths: YAML or JSON files.
@@ -91,6 +93,8 @@ class _Loading:
             message = "there is no job in it; `loraloom init` writes an example"
             problems.append(Problem(message=message, file=file, line=1))
         room = MAX_RUNS
+        if file.lower().endswith(".json"):
+            documents = [item for document in documents for item in _items(document)]
         for document in documents:
             if len(problems) >= MAX_PROBLEMS:
                 break
@@ -130,10 +134,27 @@ class _Loading:
             if isinstance(variant.document.get("name"), str):
                 self.names.append((variant.document["name"], source))
             if spec is not None:
-                self.loaded.append(LoadedSpec(spec=spec, source=place))
+                sweep = str(values.get("name")) if values.get("sweep") is not None else None
+                self.loaded.append(LoadedSpec(spec=spec, source=place, sweep=sweep))
             if len(problems) >= MAX_PROBLEMS:
                 break
         return problems
+
+
+def _items(document: Document) -> list[Document]:
+    """The documents of a JSON text, which can hold several only as a list."""
+    content: object = document.value
+    values = cast("list[object]", content) if isinstance(content, list) else []
+    if not values:
+        return [document]
+    items: list[Document] = []
+    lines: list[dict[str, int]] = [{} for _ in values]
+    for field, line in document.lines.items():
+        index, _, below = field.removeprefix("[").partition("]")
+        lines[int(index)][below.removeprefix(".")] = line
+    for value, below in zip(values, lines, strict=True):
+        items.append(Document(value=value, line=below.get("", document.line), lines=below))
+    return items
 
 
 def _variants(

@@ -5,8 +5,11 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
-from jobs.spec import JobSpec
+if TYPE_CHECKING:
+    # Takes longer to build than all of a command that never looks into a spec.
+    from jobs.spec import JobSpec
 
 
 class JobState(StrEnum):

@@ -12,24 +12,28 @@ from types import FrameType
 from typing import Annotated, NoReturn
 
 import typer
-from rich.console import Console
 from rich.text import Text
 
 from jobs.errors import LoraloomError, Problem, SpecError
+from orchestrator.commands import artifacts, logs, look, operate, steer, submit
+from orchestrator.commands.output import (
+    EXIT_FAILED,
+    EXIT_INTERRUPTED,
+    EXIT_INVALID,
+    EXIT_TERMINATED,
+    AsJson,
+    plain,
+    stderr,
+    stdout,
+)
 from orchestrator.interruption import GRACE_SECONDS, Interrupted
 from orchestrator.openmp import spin_briefly
 from orchestrator.retries import LEASE_SECONDS
 
-EXIT_FAILED = 1
-EXIT_INVALID = 2
-EXIT_INTERRUPTED = 130
-EXIT_TERMINATED = 143
-
-_UNLIMITED = 10_000
-"""Columns for what goes into a file or a pipe: a table is as wide as what it says."""
+_NAME = "loraloom"
 
 app = typer.Typer(
-    name="loraloom",
+    name=_NAME,
     help="Train many LoRA adapters at once on one frozen base model.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -40,7 +44,6 @@ Specs = Annotated[list[Path], typer.Argument(metavar="SPEC...", help="YAML files
 Set = Annotated[
     list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Override a field of every job; repeatable.")
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 TokenBudget = Annotated[
     int | None,
     typer.Option(min=1, help="Tokens that a pack of several jobs may hold; found from the memory if not given."),
@@ -53,7 +56,7 @@ def main() -> None:
     spin_briefly()
     try:
         # Not standalone, the parser returns the code of `typer.Exit` (its own for Ctrl-C) and raises everything else.
-        code = app(standalone_mode=False) or 0
+        code = app(standalone_mode=False, prog_name=_NAME) or 0
         if code == EXIT_INTERRUPTED:
             raise KeyboardInterrupt
         sys.exit(code)
@@ -68,7 +71,11 @@ def main() -> None:
         _print_problems(error.problems)
         sys.exit(EXIT_INVALID)
     except LoraloomError as error:
-        _stderr().print(Text(str(error), style="red"), soft_wrap=True)
+        stderr().print(Text(plain(str(error)), style="red"), soft_wrap=True)
+        sys.exit(getattr(error, "exit_code", EXIT_FAILED))
+    except BrokenPipeError:
+        # As with `| head`: whoever read has seen enough, and Python must not complain of it at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(EXIT_FAILED)
     except Exception as error:
         if not hasattr(error, "exit_code"):
@@ -98,7 +105,7 @@ def init(
     except OSError as error:
         raise SpecError([Problem(message=f"cannot be written: {error.strerror}", file=str(folder))]) from error
     commands = "loraloom validate quickstart.yaml && loraloom run quickstart.yaml"
-    _stderr().print(Text(f"next: cd {shlex.quote(str(folder))} && {commands}"), soft_wrap=True)
+    stderr().print(Text(f"next: cd {shlex.quote(str(folder))} && {commands}"), soft_wrap=True)
 
 
 @app.command()
@@ -119,13 +126,13 @@ def validate(specs: Specs, set_: Set = None, as_json: AsJson = False) -> None:
     from orchestrator.estimates import by_base, tables, to_json
     from orchestrator.run import check
 
-    estimates = check(loaded, console=_stderr())
+    estimates = check(loaded, console=stderr())
     together = by_base(estimates.values())
     if as_json:
         print(json.dumps(to_json(estimates, together)))
         return
     for table in tables(estimates, together):
-        _stdout().print(table)
+        stdout().print(table)
 
 
 @app.command()
@@ -172,11 +179,11 @@ def run(
     )
     if ray_address and in_process:
         raise typer.BadParameter("--ray-address and --in-process exclude each other")
-    summary = run_jobs(options, _stderr())
+    summary = run_jobs(options, stderr())
     if as_json:
         print(json.dumps(summary.to_json()))
     else:
-        _stdout().print(final_table(summary))
+        stdout().print(final_table(summary))
         print(
             f"{summary.tokens_per_second:,.0f} tokens/s, workers {summary.utilization:.0%} busy, "
             f"{summary.wall_seconds:,.0f} s; loss curves in {output_dir / 'loss.png'}"
@@ -185,14 +192,8 @@ def run(
         raise typer.Exit(EXIT_FAILED)
 
 
-def _stderr() -> Console:
-    return Console(stderr=True, highlight=False)
-
-
-def _stdout() -> Console:
-    """As wide as needed where nobody's terminal sets a width."""
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=_UNLIMITED)
+for verbs in (submit, look, logs, steer, artifacts, operate):
+    verbs.add(app)
 
 
 def _quiet() -> None:
@@ -203,7 +204,7 @@ def _quiet() -> None:
 
 
 def _print_problems(problems: tuple[Problem, ...]) -> None:
-    console = _stderr()
+    console = stderr()
     for problem in problems:
         console.print(Text(str(problem)), soft_wrap=True)
     count = len(problems)
@@ -216,7 +217,7 @@ def _raise_terminated(_signal: int, _frame: FrameType | None) -> NoReturn:
 
 def _tell_interrupted(how: str, told: str) -> None:
     message = f"{how}: {f'{told}; ' if told else ''}run the same command again to go on from there"
-    _stderr().print(Text(message, style="yellow"), soft_wrap=True)
+    stderr().print(Text(message, style="yellow"), soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from orchestrator.journal.reading import JournalReader
 from orchestrator.journal.records import (
     ArtifactRecord,
     Attempt,
+    EndedJob,
     JobFilter,
     JobSummary,
     JournaledJob,
@@ -33,6 +34,7 @@ __all__ = [
     "ArtifactRecord",
     "Attempt",
     "BadCursor",
+    "EndedJob",
     "JobFilter",
     "JobSummary",
     "Journal",

@@ -13,7 +13,7 @@ from sqlalchemy.exc import DatabaseError
 
 from jobs.errors import LoraloomError
 from jobs.records import CheckpointRecord, Event, JobState
-from orchestrator.journal import history, listing, rows, submitting
+from orchestrator.journal import history, listing, pruning, rows, submitting
 from orchestrator.journal.engine import open_engine
 from orchestrator.journal.errors import AmbiguousName, NoSuchJob
 from orchestrator.journal.intent import INTENTS
@@ -21,6 +21,7 @@ from orchestrator.journal.migrations import STEPS, read_version
 from orchestrator.journal.records import (
     ArtifactRecord,
     Attempt,
+    EndedJob,
     JobFilter,
     JobSummary,
     JournaledJob,
@@ -133,6 +134,21 @@ class JournalReader:
         """
         with self._reading() as connection:
             return listing.page(connection, which, after, limit)
+
+    def sweep(self, sweep_id: str) -> list[JournaledJob]:
+        """All jobs of a sweep, in order of submission."""
+        with self._reading() as connection:
+            return rows.load_jobs(connection, jobs.c.sweep_id == sweep_id)
+
+    def ended(self) -> list[EndedJob]:
+        """All jobs that have ended, those that ended first before others."""
+        with self._reading() as connection:
+            return pruning.ended(connection)
+
+    def last_sequence(self) -> int:
+        """Sequence of the last event; 0 before the first."""
+        with self._reading() as connection:
+            return connection.execute(select(func.max(events.c.sequence))).scalar() or 0
 
     def counts_by_state_and_queue(self) -> dict[tuple[JobState, str], int]:
         """Numbers of jobs. What there is none of is left out."""

@@ -127,6 +127,21 @@ class Page(Generic[Item]):
 
 
 @dataclass(frozen=True, kw_only=True)
+class EndedJob:
+    """A job that has ended, and what it takes up."""
+
+    id: str
+    name: str
+    state: JobState
+    ended_unix_seconds: float | None
+    artifact: str | None
+    artifact_bytes: int
+    """0 where it is not known."""
+    checkpoints: Mapping[str, int]
+    """Folder to size in bytes, oldest first, the bad ones too."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Snapshot:
     """Jobs as they were just after an event."""
 

@@ -21,7 +21,7 @@ from sqlalchemy.exc import DatabaseError
 from jobs.checkpoints import DiskFullError
 from jobs.errors import LoraloomError
 from jobs.records import CheckpointRecord, Desired, Event, JobProgress, JobState
-from orchestrator.journal import history, intent, statements, submitting
+from orchestrator.journal import history, intent, pruning, statements, submitting
 from orchestrator.journal.engine import open_engine
 from orchestrator.journal.errors import JournalError
 from orchestrator.journal.lock import ProcessLock
@@ -374,6 +374,30 @@ class Journal(JournalReader):
             if newest in folders:
                 raise JournalError(f"{newest} is the last good checkpoint of job {job_id} and must be kept")
             connection.execute(delete(checkpoints).where(of_job, checkpoints.c.folder.in_(list(folders))))
+
+    def remove_ended(self, job_ids: Sequence[str]) -> set[str]:
+        """Let go of all that is known of jobs, before their files are deleted. Their ids are not given again.
+
+        Args:
+            job_ids: A few hundred at most.
+
+        Returns:
+            Those that went: the ones that have ended.
+        """
+        with self._writing() as connection:
+            return pruning.remove(connection, job_ids)
+
+    def strip_ended(self, job_ids: Sequence[str]) -> set[str]:
+        """Strike all checkpoints of jobs off, before their files are deleted. A retry begins from the start then.
+
+        Args:
+            job_ids: A few hundred at most.
+
+        Returns:
+            Those whose checkpoints went: the ones that have ended.
+        """
+        with self._writing() as connection:
+            return pruning.strip(connection, job_ids)
 
     def quarantine_checkpoint(self, record: CheckpointRecord, *, problem: str, at: float) -> Event | None:
         """Never go on from a checkpoint again, and say so among the job's events.

@@ -1,0 +1,141 @@
+"""Old checkpoints and ended jobs removed: first out of the journal, then from the disk.
+
+In that order what is listed is always there. What a crash leaves on disk in between, the next start sweeps away.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from fastapi import APIRouter
+
+from orchestrator.api.files import local_folder
+from orchestrator.api.openapi import problems
+from orchestrator.api.operator_models import PrunedJob, PruneOrder, PrunePlan
+from orchestrator.api.problems import ApiError
+from orchestrator.api.service import PREFIX, CallerOf, Service, require_all_queues
+from orchestrator.journal import EndedJob
+from workers.publishing import discard
+
+_AT_ONCE = 100
+"""Jobs removed in one transaction: the scheduler writes between two."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """What goes of one job."""
+
+    job: EndedJob
+    is_removed: bool
+    folders: tuple[str, ...]
+    """Checkpoints."""
+    freed_bytes: int
+
+
+def routes(service: Service) -> APIRouter:
+    """`POST /prune`."""
+    router = APIRouter(prefix=PREFIX, tags=["service"])
+
+    @router.post("/prune", responses=problems(408, 413, 507), summary="Remove old checkpoints and ended jobs")
+    def prune(order: PruneOrder, caller: CallerOf) -> PrunePlan:
+        """What is too old or too large goes; jobs that have not ended are never touched."""
+        require_all_queues(caller)
+        bounds = (order.jobs_older_than_seconds, order.checkpoints_older_than_seconds, order.checkpoints_above_bytes)
+        if all(bound is None for bound in bounds):
+            raise ApiError(
+                422,
+                "invalid-parameters",
+                "say what may go: jobs_older_than_seconds, checkpoints_older_than_seconds or checkpoints_above_bytes",
+            )
+        chosen = choose(service.reader.ended(), order, now=service.now())
+        if not order.dry_run:
+            chosen = _carry_out(service, chosen, order)
+        return PrunePlan(
+            dry_run=order.dry_run,
+            jobs=[
+                PrunedJob(
+                    id=choice.job.id,
+                    name=choice.job.name,
+                    state=choice.job.state,
+                    ended_unix_seconds=choice.job.ended_unix_seconds,
+                    is_removed=choice.is_removed,
+                    checkpoints=len(choice.folders),
+                    freed_bytes=choice.freed_bytes,
+                )
+                for choice in chosen
+            ],
+            freed_bytes=sum(choice.freed_bytes for choice in chosen),
+        )
+
+    return router
+
+
+def choose(ended: Sequence[EndedJob], order: PruneOrder, *, now: float) -> list[Choice]:
+    """What goes.
+
+    Args:
+        ended: Jobs that have ended, those that ended first before others.
+        order: What may go.
+        now: Seconds since the epoch.
+    """
+    left = sum(size for job in ended for size in job.checkpoints.values())
+    chosen: list[Choice] = []
+    for job in ended:
+        age = now - (job.ended_unix_seconds or 0.0)
+        removed = order.jobs_older_than_seconds is not None and age >= order.jobs_older_than_seconds
+        old = order.checkpoints_older_than_seconds is not None and age >= order.checkpoints_older_than_seconds
+        large = order.checkpoints_above_bytes is not None and left > order.checkpoints_above_bytes
+        size = sum(job.checkpoints.values())
+        if not removed and not ((old or large) and job.checkpoints):
+            continue
+        left -= size
+        with_artifact = removed and order.artifacts
+        chosen.append(
+            Choice(
+                job=job,
+                is_removed=removed,
+                folders=tuple(job.checkpoints),
+                freed_bytes=size + (job.artifact_bytes if with_artifact else 0),
+            )
+        )
+    return chosen
+
+
+def _carry_out(service: Service, chosen: Sequence[Choice], order: PruneOrder) -> list[Choice]:
+    done: list[Choice] = []
+    for first in range(0, len(chosen), _AT_ONCE):
+        part = chosen[first : first + _AT_ONCE]
+        # A job may have been retried since it was chosen: the journal has the last word.
+        gone = service.journal.remove_ended([one.job.id for one in part if one.is_removed])
+        stripped = service.journal.strip_ended([one.job.id for one in part if not one.is_removed])
+        for choice in part:
+            if choice.job.id in gone:
+                _delete_job(service, choice.job, artifact=order.artifacts)
+            elif choice.job.id in stripped:
+                _delete_checkpoints(service.data_dir / "checkpoints" / choice.job.id, choice.folders)
+            else:
+                continue
+            done.append(choice)
+    return done
+
+
+def _delete_job(service: Service, job: EndedJob, *, artifact: bool) -> None:
+    """What the disk refuses to delete must not keep the rest from going."""
+    with suppress(OSError):
+        discard(service.data_dir / "checkpoints" / job.id)
+    for path in (service.log_path(job.id), service.data_dir / "metrics" / f"{job.id}.jsonl"):
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
+    folder = local_folder(service.data_dir / "artifacts", job.artifact) if artifact and job.artifact else None
+    if folder is not None:
+        with suppress(OSError):
+            discard(folder)
+
+
+def _delete_checkpoints(folder: Path, names: Sequence[str]) -> None:
+    for name in names:
+        with suppress(OSError):
+            discard(folder / name)
