@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
-from sqlalchemy import URL, Connection, Engine, RowMapping, create_engine, event, func, select
+from sqlalchemy import URL, Connection, Engine, Integer, RowMapping, cast, create_engine, event, func, select
 from sqlalchemy.exc import DatabaseError
 
 from jobs.errors import LoraloomError
@@ -106,6 +106,13 @@ class JournalReader:
                 select(attempts).where(attempts.c.job_id == job_id).order_by(attempts.c.number)
             ).mappings()
             return tuple(Attempt(**row) for row in rows)
+
+    def num_workers_started(self) -> int:
+        """So many that the id `w<number>` of no earlier one is given again."""
+        number = cast(func.substr(attempts.c.worker_id, 2), Integer)
+        with self._reading() as connection:
+            last = connection.execute(select(func.max(number)).where(attempts.c.worker_id.like("w%"))).scalar()
+            return 0 if last is None else last + 1
 
     def events(self, job_id: str | None = None, *, after: int = 0, limit: int | None = None) -> tuple[Event, ...]:
         """What happened, in order.
