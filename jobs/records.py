@@ -155,6 +155,10 @@ class JobProgress:
     """Tokens trained on so far, prompt and completion, without padding."""
     busy_seconds: float = 0.0
     """Worker time spent on this job: its share, by tokens, of each pack that it ran in."""
+    attempt: int = 0
+    """Of the last report that was taken in: with `report_number`, what all of this is a consequence of."""
+    report_number: int = 0
+    """Of that report among those of its worker. Reports of the same attempt up to here change nothing any more."""
 
 
 @dataclass(kw_only=True)
@@ -201,6 +205,8 @@ class StepReport:
     """Belongs into the metrics history: the first, the last, and every `logging_steps`-th step."""
     attempt: int = 1
     """Who says so; stamped by the worker, as on all reports."""
+    number: int = 0
+    """Position among all that its worker has told, from 1; 0 where it is handed over once and never again."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -218,6 +224,7 @@ class EvalReport:
     label_tokens: int
     seconds: float
     attempt: int = 1
+    number: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -231,6 +238,7 @@ class StateReport:
     staged_artifact: str | None = None
     """With SUCCEEDED: the complete artifact directory, waiting to be published by the scheduler."""
     attempt: int = 1
+    number: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -240,6 +248,7 @@ class LogReport:
     job_id: str
     message: str
     attempt: int = 1
+    number: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -247,6 +256,7 @@ class CheckpointReport:
     """A checkpoint was published. It counts once the scheduler has entered it into the journal."""
 
     record: CheckpointRecord
+    number: int = 0
 
     @property
     def job_id(self) -> str:
@@ -283,6 +293,7 @@ class ResumeReport:
     differences: tuple[str, ...] = ()
     """What is not as it was then, for which bits may differ from an uninterrupted run's."""
     attempt: int = 1
+    number: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -141,7 +141,9 @@ class Lives:
         self._tell(job, event)
 
     def commit_checkpoint(self, job: Job, record: CheckpointRecord) -> None:
-        """Make it the one to go on from, and let go of those beyond `save_total_limit`."""
+        """Make it the one to go on from, and let go of those beyond `save_total_limit`. Twice is once."""
+        if record in job.checkpoints:
+            return
         keep = job.spec.training.save_total_limit
         self._durably(lambda: self._journal.commit_checkpoint(record, progress=job.progress))
         job.checkpoints = (record, *job.checkpoints)
@@ -173,15 +175,21 @@ class Lives:
         for listener in self._listeners:
             listener.on_log(job, message)
 
-    def record_progress(self, jobs: Sequence[Job]) -> None:
-        """Keep how far jobs are, every few seconds; for show, so a full disk may keep it from happening."""
-        if self._now() - self._recorded_at < _PROGRESS_SECONDS:
-            return
+    def record_progress(self, jobs: Sequence[Job]) -> bool:
+        """Keep how far jobs are, every few seconds; a full disk may keep it from happening.
+
+        Returns:
+            Whether all that was taken in of these jobs is durable now, so that their workers may forget it.
+        """
+        # A clock that was set back must not stop this for as long.
+        if 0 <= self._now() - self._recorded_at < _PROGRESS_SECONDS:
+            return False
         self._recorded_at = self._now()
         try:
             self._journal.record_progress({job.id: job.progress for job in jobs})
         except DiskFullError:
-            return
+            return False
+        return True
 
     def _quarantine(self, job: Job, bad: BadCheckpoint) -> None:
         job.checkpoints = tuple(one for one in job.checkpoints if one.folder != bad.record.folder)

@@ -16,7 +16,7 @@ import json
 import math
 import secrets
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -25,9 +25,13 @@ from jobs.artifacts import verify
 from jobs.errors import LoraloomError
 from jobs.records import EvalReport, Event, Job, ResumeReport, StepReport
 from orchestrator.journal import MetricPoint
+from orchestrator.journal.records import MetricKind
 from workers.publishing import fsync
 
 _STAGING = ".staging"
+_TRAINING: MetricKind = "train"
+_EVALUATION: MetricKind = "eval"
+"""What the lines of the metrics history are told apart by."""
 
 
 class OutputDirectory:
@@ -50,6 +54,8 @@ class OutputDirectory:
         self.staging = self.artifacts / _STAGING / secrets.token_hex(4)
         """Folder in which workers write adapters; on the same file system, so that publishing is a rename."""
         self._unwritten: dict[Path, bytes] = {}
+        self._last_steps: dict[str, dict[MetricKind, int]] = {}
+        """Per job name: the last step in its metrics history, of training and of evaluation."""
 
     @property
     def artifacts(self) -> Path:
@@ -84,16 +90,21 @@ class OutputDirectory:
         """Start a new job's files: what another one of its name left would not fit to them."""
         for path in (self.logs / f"{job.spec.name}.log", self.metrics / f"{job.spec.name}.jsonl"):
             path.unlink(missing_ok=True)
+        self._last_steps.pop(job.spec.name, None)
 
     def publish(self, job: Job, staged: str) -> str:
-        """Verify a staged artifact and move it to its place in one rename.
+        """Verify a staged artifact and move it to its place in one rename. Twice is once.
 
         Raises:
             ValueError: It is not whole.
             OSError: The disk refuses.
         """
-        verify(Path(staged))
         target = self.artifacts / job.spec.name
+        # A scheduler that died just after the rename hears of it again.
+        is_there = target.exists() and not Path(staged).exists()
+        if is_there and verify(target)["spec_sha256"] == job.spec.spec_sha256():
+            return str(target)
+        verify(Path(staged))
         Path(staged).rename(target)
         fsync(self.artifacts)
         return str(target)
@@ -107,14 +118,9 @@ class OutputDirectory:
         for difference in report.differences:
             self._log(job, f"bits may differ from those of an uninterrupted run: {difference}")
         path = self.metrics / f"{job.spec.name}.jsonl"
-        kept = [line for line in _lines(path) if _happened(line, report)]
         self._unwritten.pop(path, None)
-        if kept:
-            temporary = path.with_suffix(".tmp")
-            temporary.write_text("".join(kept), encoding="utf-8")
-            temporary.replace(path)
-        else:
-            path.unlink(missing_ok=True)
+        self._last_steps.pop(job.spec.name, None)
+        _keep_lines(path, [line for line in _lines(path) if _happened(line, report)])
 
     def on_log(self, job: Job, message: str) -> None:
         """A line in the job's log."""
@@ -126,7 +132,8 @@ class OutputDirectory:
             self._log(job, f"step {report.step} skipped: loss or gradient not finite")
         if not report.logged:
             return
-        self._metric(job, MetricPoint.of_step(report))
+        if not self._metric(job, MetricPoint.of_step(report)):
+            return
         self._log(
             job,
             f"step {report.step}/{report.total_steps} loss {report.loss:.4f} lr {report.learning_rate:.3g} "
@@ -135,7 +142,8 @@ class OutputDirectory:
 
     def on_evaluation(self, job: Job, report: EvalReport) -> None:
         """An object in the metrics history and a line in the log."""
-        self._metric(job, MetricPoint.of_evaluation(report))
+        if not self._metric(job, MetricPoint.of_evaluation(report)):
+            return
         self._log(
             job,
             f"evaluation at step {report.step}: loss {report.loss:.4f}, exact match {report.exact_match:.3f} of "
@@ -151,8 +159,17 @@ class OutputDirectory:
         stamp = moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
         self._append(self.logs / f"{job.spec.name}.log", f"{stamp} {message}\n")
 
-    def _metric(self, job: Job, point: MetricPoint) -> None:
-        self._append(self.metrics / f"{job.spec.name}.jsonl", json_line({"step": point.step, **point.values}))
+    def _metric(self, job: Job, point: MetricPoint) -> bool:
+        """Add to the metrics history; false where a process that died since has written it already."""
+        path = self.metrics / f"{job.spec.name}.jsonl"
+        last = self._last_steps.get(job.spec.name)
+        if last is None:
+            last = self._last_steps[job.spec.name] = _last_steps(path)
+        if point.step <= last[point.kind]:
+            return False
+        last[point.kind] = point.step
+        self._append(path, json_line({"step": point.step, **point.values}))
+        return True
 
     def _append(self, path: Path, text: str) -> None:
         """On a full disk lines wait in memory for the next call: a log must not end what it is about."""
@@ -174,11 +191,41 @@ def _lines(path: Path) -> list[str]:
         return []
 
 
+def _keep_lines(path: Path, lines: Sequence[str]) -> None:
+    if lines:
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text("".join(lines), encoding="utf-8")
+        temporary.replace(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _last_steps(path: Path) -> dict[MetricKind, int]:
+    """How far a metrics history goes. A torn last line, of a process that was killed, is cut off."""
+    last: dict[MetricKind, int] = {_TRAINING: 0, _EVALUATION: -1}
+    lines = _lines(path)
+    whole = [line for line in lines if _parsed(line) is not None]
+    if len(whole) < len(lines):
+        _keep_lines(path, whole)
+    for values in map(_parsed, whole):
+        assert values is not None
+        kind = _EVALUATION if "eval_loss" in values else _TRAINING
+        last[kind] = max(last[kind], values["step"])
+    return last
+
+
+def _parsed(line: str) -> dict[str, Any] | None:
+    """A line's object; `None` for a torn one."""
+    try:
+        return json.loads(line) if line.endswith("\n") else None
+    except ValueError:
+        return None
+
+
 def _happened(line: str, report: ResumeReport) -> bool:
     """Whether a line of the metrics is of what the checkpoint has seen. A torn one, of a killed run, is not."""
-    try:
-        values = json.loads(line)
-    except ValueError:
+    values = _parsed(line)
+    if values is None:
         return False
     return values["step"] <= (report.evaluated_at if "eval_loss" in values else report.progress.step)
 

@@ -197,6 +197,10 @@ def _cluster(options: RunOptions, num_bases: int) -> Cluster:
         from orchestrator.clusters.in_process import InProcessCluster
 
         return InProcessCluster(host_devices(num_workers))
+    if options.ray_address is None:
+        from orchestrator.clusters.ray_environment import use_loopback
+
+        use_loopback()
     from orchestrator.clusters.ray_cluster import RayCluster
 
     return RayCluster(num_workers=num_workers, address=options.ray_address, lease_seconds=options.lease_seconds)

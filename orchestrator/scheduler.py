@@ -44,6 +44,10 @@ class WorkerRecord:
     status: WorkerStatus | None = None
     ended: str | None = None
     """Why it is no more: `None` while it lives."""
+    heard: int = 0
+    """Number of its last report that was taken in."""
+    acknowledged: int = 0
+    """The same of the last that it was told to be so."""
 
 
 class Scheduler:
@@ -59,8 +63,10 @@ class Scheduler:
         *,
         publish: Callable[[Job, str], str],
         now: Callable[[], float] = time.monotonic,
+        adopted: Sequence[NewWorker] = (),
+        num_started: int = 0,
     ) -> None:
-        """Take over jobs that are PENDING.
+        """Take over jobs that are PENDING, or that an adopted worker trains.
 
         Args:
             jobs: In order of submission; all are in the journal.
@@ -70,9 +76,12 @@ class Scheduler:
             lives: Writes down and tells what happens to jobs.
             publish: Makes a staged artifact of a job visible and returns its final path.
             now: Seconds of a clock that never goes back, for delays.
+            adopted: Workers of the cluster that an earlier scheduler started and that go on.
+            num_started: Workers ever started on this journal, so that no id is given twice.
         """
         self.jobs = {job.id: job for job in jobs}
-        self.workers: dict[str, WorkerRecord] = {}
+        self.workers: dict[str, WorkerRecord] = {worker.id: WorkerRecord(worker) for worker in adopted}
+        self._num_started = num_started
         self._sequence = {job.id: number for number, job in enumerate(jobs)}
         self._estimates = estimates
         self._cluster = cluster
@@ -99,7 +108,8 @@ class Scheduler:
         for worker_id, record in self.workers.items():
             if record.ended is None and not self._active(record) and self._no_more_for(record.worker.base):
                 self._stop(worker_id, "no job left for its base")
-        self._lives.record_progress([job for job in self.jobs.values() if job.state in _WITH_A_WORKER])
+        if self._lives.record_progress([job for job in self.jobs.values() if job.state in _WITH_A_WORKER]):
+            self._acknowledge()
 
     def preempt(self, grace_seconds: float, message: str) -> None:
         """Let all workers save their jobs where they stand, and take the jobs back. Nothing is placed any more.
@@ -151,13 +161,18 @@ class Scheduler:
             return
         requests = [self._waiting_job(job) for job in waiting]
         alive = {worker_id: record for worker_id, record in self.workers.items() if record.ended is None}
+        if not alive and not self._cluster.devices():
+            # Nothing can be said of what fits before there is something for it to fit on.
+            for job in waiting:
+                job.message = "no device yet: the cluster has no node with room for a worker"
+            return
         taken = {record.worker.device.id for record in alive.values()}
         decision = decide(
             Snapshot(
                 waiting=tuple(requests),
                 workers=tuple(self._running_worker(record) for record in alive.values()),
                 free_devices=tuple(device for device in self._cluster.devices() if device.id not in taken),
-                num_started=len(self.workers),
+                num_started=self._num_started,
                 token_budget=self._settings.token_budget,
                 settings=PolicySettings(hand_over_at_once=True),
             )
@@ -171,6 +186,7 @@ class Scheduler:
         assignments: dict[str, list[Assignment]] = {new.id: [] for new in decision.new_workers}
         for new in decision.new_workers:
             self.workers[new.id] = WorkerRecord(new)
+        self._num_started += len(decision.new_workers)
         for placement in decision.placements:
             job = self.jobs[placement.job_id]
             job.progress = replace(job.progress, total_steps=self._estimates[job.id].total_steps)
@@ -241,12 +257,22 @@ class Scheduler:
             job = self.jobs[report.job_id]
             # What a stale attempt says of a job is not heard: another one, or nobody, has the job now.
             is_current = report.attempt == job.attempt and job.worker_id == observation.worker_id
-            if is_current and job.state in _WITH_A_WORKER:
+            if is_current and job.state in _WITH_A_WORKER and _is_new(job, report):
                 self._take_in(job, report)
+            record.heard = max(record.heard, report.number)
         if observation.end is not None:
             record.ended = observation.end.message
             for job in self._active(record):
                 self._after_end(job, record.worker.id, observation.end)
+            # All of its jobs have other attempts now, or none; in the journal.
+            self._cluster.acknowledge(observation.worker_id, record.heard)
+
+    def _acknowledge(self) -> None:
+        """Let workers forget what the journal has now: states and checkpoints at once, progress just before this."""
+        for worker_id, record in self.workers.items():
+            if record.ended is None and record.heard > record.acknowledged:
+                self._cluster.acknowledge(worker_id, record.heard)
+                record.acknowledged = record.heard
 
     def _after_end(self, job: Job, worker_id: str, end: WorkerEnd) -> None:
         """The job's worker is gone."""
@@ -281,6 +307,9 @@ class Scheduler:
         self._lives.end_attempt(job, JobState.RECOVERING, reason, f"{message}; {decision.reason}", charged=True)
 
     def _take_in(self, job: Job, report: Report) -> None:
+        if report.number:
+            # Written with what follows from the report, in one transaction; so it is never taken in twice.
+            job.progress = replace(job.progress, attempt=report.attempt, report_number=report.number)
         match report:
             case StepReport():
                 self._num_fruitless[job.id] = 0
@@ -309,7 +338,10 @@ class Scheduler:
             case ResumeReport():
                 last_logged = report.progress.train_loss
                 job.progress = replace(
-                    report.progress, train_loss=job.progress.train_loss if last_logged is None else last_logged
+                    report.progress,
+                    train_loss=job.progress.train_loss if last_logged is None else last_logged,
+                    attempt=job.progress.attempt,
+                    report_number=job.progress.report_number,
                 )
                 self._lives.resume(job, report)
             case StateReport():
@@ -331,3 +363,9 @@ class Scheduler:
         self._lives.change(
             job, report.state, report.reason, f"{report.message}; artifact in {artifact}", artifact=artifact
         )
+
+
+def _is_new(job: Job, report: Report) -> bool:
+    """Whether a report was not taken in before: workers tell again what nobody has acknowledged."""
+    heard = (job.progress.attempt, job.progress.report_number)
+    return report.number == 0 or (report.attempt, report.number) > heard

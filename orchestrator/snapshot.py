@@ -32,6 +32,8 @@ class Device:
     """`cpu` or `cuda`."""
     memory_bytes: int
     num_cpus: int
+    node: str | None = None
+    """The machine that it is part of, where there are several."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import torch
 
+from workers.host_memory import available_bytes
+
 _STATUS = Path("/proc/self/status")
 _CLEAR_REFS = Path("/proc/self/clear_refs")
 _RESET_PEAK = "5"
@@ -74,24 +76,4 @@ def device_bytes(device: torch.device) -> int:
     """Bytes that may be used on a device: free memory on a GPU, memory this process may still take on a CPU."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    available = _meminfo_available()
-    limit = _cgroup_headroom()
-    return min(available, limit) if limit is not None else available
-
-
-def _meminfo_available() -> int:
-    for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    raise OSError("/proc/meminfo has no MemAvailable")
-
-
-def _cgroup_headroom() -> int | None:
-    """What a container may still take (cgroup v2), or `None` without a limit."""
-    root = Path("/sys/fs/cgroup")
-    try:
-        limit = (root / "memory.max").read_text(encoding="ascii").strip()
-        used = int((root / "memory.current").read_text(encoding="ascii"))
-    except (OSError, ValueError):
-        return None
-    return None if limit == "max" else max(0, int(limit) - used)
+    return available_bytes()

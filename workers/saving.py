@@ -93,7 +93,8 @@ class JobSaver:
             OSError: The disk cannot be read.
         """
         if self._root is None:
-            return None
+            # Nothing was ever saved, so a later attempt starts over, and has to say so.
+            return None if assignment.attempt == 1 else _resumed(run, record=None)
         job = _Enrolled(
             identity=self._identity(run, assignment.attempt),
             peft_config=checkpoint.peft_config(run.spec, self._key, run.adapter.targets, self._base.shapes),
@@ -107,11 +108,9 @@ class JobSaver:
             restore(run, found.snapshot)
             differences = found.snapshot.surroundings.differences(self._surroundings)
             job.saved_at = (run.step, found.snapshot.standing.micro_batch)
-        return ResumeReport(
-            job_id=run.job_id,
+        return _resumed(
+            run,
             record=found.record,
-            progress=_progress(run),
-            evaluated_at=run.evaluated_at,
             quarantined=tuple(BadCheckpoint(record=bad.record, problem=str(bad.error)) for bad in found.quarantined),
             differences=differences,
         )
@@ -225,6 +224,23 @@ def surroundings(device: torch.device, num_threads: int) -> Surroundings:
         versions={name: version(name) for name in ("loraloom", "torch", "transformers")},
         device_type=device.type,
         num_threads=num_threads,
+    )
+
+
+def _resumed(
+    run: JobRun,
+    *,
+    record: CheckpointRecord | None,
+    quarantined: tuple[BadCheckpoint, ...] = (),
+    differences: tuple[str, ...] = (),
+) -> ResumeReport:
+    return ResumeReport(
+        job_id=run.job_id,
+        record=record,
+        progress=_progress(run),
+        evaluated_at=run.evaluated_at,
+        quarantined=quarantined,
+        differences=differences,
     )
 
 

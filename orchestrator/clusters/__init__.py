@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
@@ -42,10 +42,20 @@ class Observation:
 
     worker_id: str
     reports: tuple[Report, ...]
+    """In order, with ascending numbers. After a restart of the scheduler some may come a second time."""
     status: WorkerStatus | None
     silent_seconds: float = 0.0
     """Since the last sign of life of the thread that trains, while it has something to do."""
     end: WorkerEnd | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdoptedWorker:
+    """A worker that outlived the scheduler that started it."""
+
+    worker: NewWorker
+    attempts: Mapping[str, int]
+    """By job id: those that it trains, or has ended and nobody has heard of it yet."""
 
 
 class Cluster(Protocol):
@@ -78,6 +88,13 @@ class Cluster(Protocol):
 
     def poll(self, timeout_seconds: float) -> list[Observation]:
         """Collect what workers reported; wait up to `timeout_seconds` if there is nothing yet."""
+        ...
+
+    def acknowledge(self, worker_id: str, number: int) -> None:
+        """Reports of a worker up to this number were taken in and written down, and it need not keep them any more.
+
+        For one that has ended this is the last word: its process goes, if there is one.
+        """
         ...
 
     def stop_worker(self, worker_id: str) -> None:

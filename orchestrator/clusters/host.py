@@ -32,13 +32,17 @@ def host_devices(num_workers: int, *, num_cpus: int | None = None) -> list[Devic
             )
             for index in range(count)
         ]
-    usable = device_bytes(torch.device("cpu")) * _USABLE
+    return cpu_devices(num_workers, num_cpus=cpus, free_bytes=device_bytes(torch.device("cpu")))
+
+
+def cpu_devices(num_workers: int, *, num_cpus: int, free_bytes: int) -> list[Device]:
+    """Equal shares of a machine's CPUs and of its free memory."""
     return [
         Device(
             id=f"cpu-{index}",
             kind="cpu",
-            memory_bytes=_rounded(usable / num_workers - PROCESS_BYTES),
-            num_cpus=max(1, cpus // num_workers),
+            memory_bytes=_rounded(free_bytes * _USABLE / num_workers - PROCESS_BYTES),
+            num_cpus=max(1, num_cpus // num_workers),
         )
         for index in range(num_workers)
     ]

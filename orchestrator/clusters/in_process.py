@@ -78,6 +78,9 @@ class InProcessCluster:
         observed, self._observed = self._observed, []
         return observed
 
+    def acknowledge(self, worker_id: str, number: int) -> None:
+        """Nothing is kept: what `poll` has returned is in this process."""
+
     def stop_worker(self, worker_id: str) -> None:
         """Forget it; its memory goes with it."""
         self._workers.pop(worker_id, None)

@@ -5,23 +5,35 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 
-from jobs.records import Assignment, Report, WorkerStatus
+from jobs.records import Assignment, StateReport, WorkerStatus
 from orchestrator.clusters import End, Observation, WorkerEnd, end_of
+from orchestrator.clusters.outbox import Outbox
 from workers.worker import Worker
 
 _LOOK_SECONDS = 0.05
 
 
 class WorkerLoop:
-    """Runs a worker without being called for each step, until its process is ended. Callable from any thread."""
+    """Runs a worker without being called for each step, until its process is ended. Callable from any thread.
 
-    def __init__(self, worker_id: str, build: Callable[[], Worker], jobs: Sequence[Assignment]) -> None:
+    It needs nobody: while no scheduler asks, it trains on and keeps what it has to tell.
+    """
+
+    def __init__(
+        self,
+        worker_id: str,
+        build: Callable[[], Worker],
+        jobs: Sequence[Assignment],
+        *,
+        outbox: Outbox | None = None,
+    ) -> None:
         self._worker_id = worker_id
         self._build = build
         self._changed = threading.Condition()
         self._assigned: list[Assignment] = list(jobs)
         self._released: list[str] = []
-        self._reports: list[Report] = []
+        self._attempts = {job.job_id: job.attempt for job in jobs}
+        self._outbox = outbox or Outbox()
         self._status: WorkerStatus | None = None
         self._end: WorkerEnd | None = None
         self._worker: Worker | None = None
@@ -37,12 +49,16 @@ class WorkerLoop:
         """More jobs, taken in at the next step boundary."""
         with self._changed:
             self._assigned.extend(jobs)
+            self._attempts.update({job.job_id: job.attempt for job in jobs})
             self._changed.notify_all()
 
     def release(self, job_id: str) -> None:
         """Drop a job at the next step boundary."""
         with self._changed:
             self._released.append(job_id)
+            # What it was assigned again before that boundary is gone with it.
+            self._assigned = [job for job in self._assigned if job.job_id != job_id]
+            self._attempts.pop(job_id, None)
             self._changed.notify_all()
 
     def preempt(self, message: str) -> None:
@@ -57,22 +73,41 @@ class WorkerLoop:
             # What an unfinished step has told comes first; one that has only begun to tokenise tells nothing more.
             while self._is_stepping and worker is not None and not worker.is_preparing:
                 self._changed.wait(_LOOK_SECONDS)
-            self._reports.extend(reports)
+            self._outbox.add(reports)
             self._status = worker.status() if worker is not None else self._status
             self._end = self._end or WorkerEnd(kind=End.PREEMPTED, message=message)
             self._changed.notify_all()
 
-    def observe(self, timeout_seconds: float) -> Observation:
-        """Everything since the last call; waits for something to say, at most `timeout_seconds`."""
+    @property
+    def attempts(self) -> dict[str, int]:
+        """By job id: what was handed to this worker, and has not both ended and been acknowledged."""
         with self._changed:
-            self._changed.wait_for(lambda: self._reports or self._end, timeout=timeout_seconds)
-            reports, self._reports = tuple(self._reports), []
+            return dict(self._attempts)
+
+    def observe(self, timeout_seconds: float, *, acknowledged: int = 0, after: int | None = None) -> Observation:
+        """What there is to tell; waits for something new, at most `timeout_seconds`.
+
+        Args:
+            timeout_seconds: How long.
+            acknowledged: Reports up to this number were written down, and are dropped. All others are kept, and told
+                again to whoever asks for them.
+            after: Only reports with a higher number; where `None`, all that are not acknowledged.
+        """
+        with self._changed:
+            for report in self._outbox.acknowledge(acknowledged):
+                is_end = isinstance(report, StateReport) and report.state.is_terminal
+                if is_end and self._attempts.get(report.job_id) == report.attempt:
+                    del self._attempts[report.job_id]
+            heard = acknowledged if after is None else after
+            self._changed.wait_for(lambda: self._outbox.has_after(heard) or self._end, timeout=timeout_seconds)
+            reports = self._outbox.after(heard)
+            has_told_all = self._outbox.is_last(reports[-1].number if reports else heard)
             return Observation(
                 worker_id=self._worker_id,
                 reports=reports,
                 status=self._status,
                 silent_seconds=self._worker.silent_seconds if self._worker is not None else 0.0,
-                end=self._end,
+                end=self._end if has_told_all else None,
             )
 
     def _run(self) -> None:
@@ -83,7 +118,7 @@ class WorkerLoop:
                 reports = worker.step()
                 with self._changed:
                     self._is_stepping = False
-                    self._reports.extend(reports)
+                    self._outbox.add(reports)
                     self._status = worker.status()
                     self._changed.notify_all()
         except BaseException as error:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, Integer, cast, func, select
 from sqlalchemy.exc import DatabaseError
 
 from jobs.errors import LoraloomError
@@ -218,6 +218,13 @@ class JournalReader:
                 select(attempts).where(attempts.c.job_id == job_id).order_by(attempts.c.number)
             ).mappings()
             return tuple(Attempt(**row) for row in found)
+
+    def num_workers_started(self) -> int:
+        """So many that the id `w<number>` of no earlier one is given again."""
+        number = cast(func.substr(attempts.c.worker_id, 2), Integer)
+        with self._reading() as connection:
+            last = connection.execute(select(func.max(number)).where(attempts.c.worker_id.like("w%"))).scalar()
+            return 0 if last is None else last + 1
 
     def events(self, job_id: str | None = None, *, after: int = 0, limit: int | None = None) -> tuple[Event, ...]:
         """What happened, in order.

@@ -82,7 +82,7 @@ class Run:
         found = []
         for process in descendants(self.pid):
             with suppress(OSError):
-                if b"ray::_WorkerActor" in Path(f"/proc/{process.pid}/cmdline").read_bytes():
+                if b"ray::WorkerActor" in Path(f"/proc/{process.pid}/cmdline").read_bytes():
                     found.append(process.pid)
         return found
 

@@ -15,6 +15,7 @@ from jobs.records import (
     BaseKey,
     CheckpointRecord,
     CheckpointReport,
+    EvalReport,
     Event,
     Job,
     JobProgress,
@@ -47,6 +48,7 @@ class ScriptedCluster:
         self.calls: list[tuple[str, str, tuple[str, ...]]] = []
         self.settings: list[WorkerSettings] = []
         self.assigned: list[tuple[Assignment, ...]] = []
+        self.acknowledged: list[tuple[str, int]] = []
         self.script: list[Observation] = []
         self._num_devices = num_devices
 
@@ -73,6 +75,9 @@ class ScriptedCluster:
 
     def release(self, worker_id: str, job_id: str) -> None:
         self.calls.append(("release", worker_id, (job_id,)))
+
+    def acknowledge(self, worker_id: str, number: int) -> None:
+        self.acknowledged.append((worker_id, number))
 
     def stop_worker(self, worker_id: str) -> None:
         self.calls.append(("stop", worker_id, ()))
@@ -150,6 +155,7 @@ def make_scheduler(
     publish_error: str = "",
     max_restarts: int = 0,
     now: Callable[[], float] = lambda: 0.0,
+    wall: Callable[[], float] = lambda: 12.5,
 ) -> Scheduler:
     def publish(job: Job, staged: str) -> str:
         if publish_error:
@@ -176,7 +182,7 @@ def make_scheduler(
         {name: estimate(base) for name, base in bases.items()},
         cluster,
         WorkerSettings(staging_dir=Path("staging")),
-        Lives(journal, checkpoints, [recorder or Recorder()], now=lambda: 12.5),
+        Lives(journal, checkpoints, [recorder or Recorder()], now=wall),
         publish=publish,
         now=now,
     )
@@ -187,6 +193,12 @@ def step(job_id: str, number: int, *, logged: bool = True, loss: float = 1.0) ->
         job_id=job_id, step=number, total_steps=4, epoch=0.5, loss=loss, learning_rate=0.1, grad_norm=1.0,
         label_tokens=5, tokens=20, seconds=0.25, logged=logged,
     )  # fmt: skip
+
+
+def evaluation(job_id: str, number: int) -> EvalReport:
+    return EvalReport(
+        job_id=job_id, step=number, epoch=0.5, loss=1.0, exact_match=0.0, rows=2, label_tokens=5, seconds=1.0
+    )
 
 
 def state(job_id: str, to: JobState, *, staged: str | None = None) -> StateReport:
@@ -414,6 +426,109 @@ def test_neighbours_are_the_live_jobs_of_the_same_worker(scheduler_of: Scheduler
     # Two devices, two bases: `a` and `c` share one.
     assert [job.id for job in scheduler.neighbours(scheduler.jobs["a"])] == ["c"]
     assert scheduler.neighbours(scheduler.jobs["b"]) == []
+
+
+def numbered(*reports: Report, first: int = 1) -> list[Report]:
+    return [replace(report, number=number) for number, report in enumerate(reports, first)]
+
+
+def test_workers_are_told_to_forget_what_is_in_the_journal_and_not_before(
+    scheduler_of: SchedulerOf, journal: Journal
+) -> None:
+    wall = [100.0]
+    cluster = ScriptedCluster()
+    scheduler = scheduler_of(cluster, {"a": "x"}, wall=lambda: wall[0])
+    scheduler.tick()
+    cluster.says("w0", *numbered(state("a", JobState.RUNNING), step("a", 1), step("a", 2)))
+    scheduler.tick()
+    # Progress goes into the journal every five seconds; until then a crash would take it along.
+    assert cluster.acknowledged == []
+    wall[0] += 5.0
+    scheduler.tick()
+    assert cluster.acknowledged == [("w0", 3)]
+    assert journal.jobs()[0].progress.step == 2
+    wall[0] += 5.0
+    scheduler.tick()
+    assert cluster.acknowledged == [("w0", 3)]
+    # A clock that is set back keeps nobody waiting.
+    cluster.says("w0", *numbered(step("a", 3), first=4))
+    wall[0] -= 3600.0
+    scheduler.tick()
+    assert cluster.acknowledged[-1] == ("w0", 4)
+    # The last word to one that has ended needs no waiting: its jobs are taken back in the journal.
+    cluster.says("w0", *numbered(step("a", 4), first=5), end=LOST)
+    scheduler.tick()
+    assert cluster.acknowledged[-1] == ("w0", 5)
+
+
+def test_what_is_told_twice_counts_once_also_by_the_next_scheduler(
+    scheduler_of: SchedulerOf, journal: Journal, tmp_path: Path
+) -> None:
+    cluster, recorder = ScriptedCluster(), Recorder()
+    scheduler = scheduler_of(cluster, {"a": "x", "b": "x"}, recorder)
+    scheduler.tick()
+    told = numbered(
+        state("a", JobState.RUNNING),
+        step("a", 1),
+        evaluation("a", 1),
+        CheckpointReport(record=record_of("a", 1)),
+        LogReport(job_id="a", message="line"),
+        state("a", JobState.PAUSED),
+        state("a", JobState.RUNNING),
+        step("a", 2),
+        state("b", JobState.RUNNING),
+        state("b", JobState.SUCCEEDED, staged="staging/b"),
+        state("a", JobState.PAUSED),
+    )
+    cluster.says("w0", *told)
+    scheduler.tick()
+    progress, events = scheduler.jobs["a"].progress, list(recorder.events)
+    assert (progress.step, progress.tokens, progress.busy_seconds) == (2, 40, 1.5)
+    cluster.says("w0", *told)
+    scheduler.tick()
+    assert scheduler.jobs["a"].progress == progress
+    assert recorder.events == events
+    assert recorder.logs == ["line"]
+    assert scheduler.jobs["a"].checkpoints == journal.checkpoints("a") == (record_of("a", 1),)
+
+    # Killed here; the next one has the journal, and the worker tells everything again, and goes on.
+    before = {job.id: job for job in journal.jobs()}
+    assert before["a"].attempt_is_open
+    next_jobs = [
+        replace(scheduler.jobs[name], progress=before[name].progress, checkpoints=before[name].checkpoints)
+        for name in ("a", "b")
+    ]
+    again = ScriptedCluster()
+    later = Scheduler(
+        next_jobs,
+        {name: estimate("x") for name in ("a", "b")},
+        again,
+        WorkerSettings(staging_dir=Path("staging")),
+        Lives(journal, tmp_path / "checkpoints", [recorder], now=lambda: 12.5),
+        publish=lambda job, staged: pytest.fail("published twice"),
+        adopted=[scheduler.workers["w0"].worker],
+        num_started=journal.num_workers_started(),
+    )
+    again.says("w0", *told, *numbered(state("a", JobState.RUNNING), step("a", 3), first=len(told) + 1))
+    later.tick()
+    progress = later.jobs["a"].progress
+    assert (progress.step, progress.tokens, progress.busy_seconds) == (3, 60, 1.75)
+    assert recorder.events == [*events, ("a", JobState.RUNNING, "told")]
+    assert recorder.logs == ["line"]
+    assert [call for call in again.calls if call[0] == "start"] == []
+    # What it starts later has an id that nothing before it had.
+    again.says("w0", end=LOST)
+    later.tick()
+    later.tick()
+    assert again.calls[-1] == ("start", "w1", ("a",))
+
+
+def test_nothing_is_said_of_what_fits_while_there_is_no_device(scheduler_of: SchedulerOf) -> None:
+    cluster = ScriptedCluster(num_devices=0)
+    scheduler = scheduler_of(cluster, {"a": "x"})
+    scheduler.tick()
+    assert scheduler.jobs["a"].state is JobState.PENDING
+    assert "no device yet" in scheduler.jobs["a"].message
 
 
 def test_a_state_may_not_be_left_once_it_is_final(scheduler_of: SchedulerOf) -> None:

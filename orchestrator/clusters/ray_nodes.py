@@ -1,0 +1,202 @@
+"""The nodes of a Ray cluster that others own: which there are now, and how many workers each has room for."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import orchestrator.clusters.ray_environment  # noqa: F401
+
+# isort: split
+import ray
+from ray.exceptions import RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from orchestrator.clusters.host import cpu_devices
+from orchestrator.clusters.ray_cluster import probe
+from orchestrator.placement import Device
+from workers.host_memory import available_bytes
+
+_LOOK_SECONDS = 1.0
+"""Between two looks at which nodes there are."""
+_AGAIN_SECONDS = 15.0
+"""Before a node that could not be asked is asked again."""
+_ID_LENGTH = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerResources:
+    """What one worker takes of its node, as the operator states it."""
+
+    num_cpus: int | None = None
+    """An equal share of the node's where `None`."""
+    num_gpus: float = 1.0
+    """On nodes with GPUs: below 1 several workers share one."""
+    resources: Mapping[str, float] = field(default_factory=dict)
+    """Further ones by Ray's names; a node without them has no room for a worker."""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    """Only nodes that have all of these."""
+    workers_per_node: int | None = None
+    """On nodes without GPUs: as many as `num_cpus` allows where `None`, and one if that is `None` too."""
+
+    def __post_init__(self) -> None:
+        """Refuse what no node could give.
+
+        Raises:
+            ValueError: With the field and what it may be.
+        """
+        if not 0 < self.num_gpus <= 1:
+            raise ValueError(f"num_gpus is {self.num_gpus}: a worker takes one GPU or a part of one")
+        if self.num_cpus is not None and self.num_cpus < 1:
+            raise ValueError(f"num_cpus is {self.num_cpus}: a worker takes at least one")
+        if self.workers_per_node is not None and self.workers_per_node < 1:
+            raise ValueError(f"workers_per_node is {self.workers_per_node}: at least one, or nothing")
+
+    def room_on(self, resources: Mapping[str, float]) -> int:
+        """Workers that a node with these resources has room for, before its GPUs are looked at."""
+        cpus = int(resources.get("CPU", 0))
+        gpus = resources.get("GPU", 0.0)
+        if gpus:
+            most = int(gpus / self.num_gpus)
+        else:
+            most = self.workers_per_node or (cpus // self.num_cpus if self.num_cpus else 1)
+        wanted = {"CPU": self.num_cpus or 1, **self.resources}
+        return min(most, *(int(resources.get(name, 0) / amount) for name, amount in wanted.items() if amount))
+
+    def demand(self, device: Device) -> dict[str, Any]:
+        """Options of an actor on the device."""
+        return {
+            "num_cpus": device.num_cpus,
+            "num_gpus": self.num_gpus if device.kind == "cuda" else 0,
+            "resources": dict(self.resources),
+        }
+
+    def bundle(self, device: Device | None) -> dict[str, float]:
+        """The same for the autoscaler; of a device like this one, or of the smallest that would do."""
+        kind = device.kind if device is not None else "cpu"
+        cpus = device.num_cpus if device is not None else self.num_cpus or 1
+        return {"CPU": cpus, **({"GPU": self.num_gpus} if kind == "cuda" else {}), **self.resources}
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Pending:
+    """A node that was asked what it has."""
+
+    ref: ray.ObjectRef
+    room: int
+    num_cpus: int
+
+
+class RayNodes:
+    """Follows nodes as they come and go. `look` is cheap, and to be called often; nothing here waits."""
+
+    def __init__(
+        self, wanted: WorkerResources, search_path: Sequence[str], *, now: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._wanted = wanted
+        self._search_path = list(search_path)
+        self._now = now
+        self._looked_at = float("-inf")
+        self._alive: set[str] = set()
+        self._devices: dict[str, list[Device]] = {}
+        """By node id, of nodes that have answered."""
+        self._pending: dict[str, _Pending] = {}
+        self._not_before: dict[str, float] = {}
+        self._measured: dict[str, int] = {}
+        """Bytes of a device by node name, of nodes whose memory our own workers hold already."""
+
+    def remember(self, device: Device) -> None:
+        """A device with a worker that was adopted: what is free on its node now says nothing of it."""
+        if device.node is not None and device.kind == "cpu":
+            self._measured[device.node] = device.memory_bytes
+
+    def devices(self) -> list[Device]:
+        """Of the nodes that are there and have answered; where there are GPUs, those only."""
+        found = [device for devices in self._devices.values() for device in devices]
+        gpus = [device for device in found if device.kind == "cuda"]
+        return gpus or found
+
+    def node_of(self, device: Device) -> str | None:
+        """Ray's id of the node that a device is part of; `None` where it has left."""
+        return next((node_id for node_id in self._alive if node_id.startswith(device.node or "?")), None)
+
+    def look(self) -> bool:
+        """See who is there; false where that was seen just now.
+
+        Raises:
+            Exception: Ray does not answer.
+        """
+        if self._now() - self._looked_at < _LOOK_SECONDS:
+            return False
+        nodes = {node["NodeID"]: node for node in ray.nodes() if node["Alive"]}
+        # Not before, so that a Ray that does not answer is asked again.
+        self._looked_at = self._now()
+        self._alive = set(nodes)
+        for gone in [*self._devices.keys() - nodes.keys()]:
+            del self._devices[gone]
+        for gone in [*self._pending.keys() - nodes.keys()]:
+            del self._pending[gone]
+        self._collect()
+        for node_id, node in nodes.items():
+            if node_id in self._devices or node_id in self._pending:
+                continue
+            if self._now() >= self._not_before.get(node_id, float("-inf")):
+                self._ask(node_id, node)
+        return True
+
+    def _ask(self, node_id: str, node: Mapping[str, Any]) -> None:
+        labels = node.get("Labels") or {}
+        room = self._wanted.room_on(node["Resources"])
+        if room == 0 or any(labels.get(name) != value for name, value in self._wanted.labels.items()):
+            self._devices[node_id] = []
+            return
+        # It takes nothing, since workers may have all that there is; and its process ends with it.
+        options = {
+            "num_cpus": 0,
+            "max_retries": 0,
+            "scheduling_strategy": NodeAffinitySchedulingStrategy(node_id, soft=False),
+        }
+        num_cpus = int(node["Resources"].get("CPU", 0))
+        if node["Resources"].get("GPU"):
+            ref = ray.remote(max_calls=1)(probe).options(**options).remote(room, num_cpus, self._search_path)
+        else:
+            ref = ray.remote(max_calls=1)(available_bytes).options(**options).remote()
+        self._pending[node_id] = _Pending(ref=ref, room=room, num_cpus=num_cpus)
+
+    def _collect(self) -> None:
+        by_ref = {pending.ref: node_id for node_id, pending in self._pending.items()}
+        ready, _ = ray.wait(list(by_ref), num_returns=len(by_ref), timeout=0) if by_ref else ([], [])
+        for ref in ready:
+            node_id = by_ref[ref]
+            pending = self._pending.pop(node_id)
+            try:
+                found: list[Device] | int = ray.get(ref)
+            except RayError:
+                self._not_before[node_id] = self._now() + _AGAIN_SECONDS
+                continue
+            if isinstance(found, int):
+                found = cpu_devices(pending.room, num_cpus=pending.num_cpus, free_bytes=found)
+            self._devices[node_id] = self._named(node_id, found, pending.room)
+
+    def _named(self, node_id: str, found: Sequence[Device], room: int) -> list[Device]:
+        """Devices with names of their own in the whole cluster, that stay the same as long as the node does."""
+        name = node_id[:_ID_LENGTH]
+        if found and found[0].kind == "cuda":
+            shares = int(1 / self._wanted.num_gpus)
+            found = [
+                replace(device, memory_bytes=int(device.memory_bytes * self._wanted.num_gpus))
+                for device in found
+                for _ in range(shares)
+            ]
+        return [
+            replace(
+                device,
+                id=f"{name}-{device.kind}-{number}",
+                node=name,
+                memory_bytes=self._measured.get(name, device.memory_bytes),
+                num_cpus=self._wanted.num_cpus or device.num_cpus,
+            )
+            for number, device in enumerate(found[:room])
+        ]

@@ -1,0 +1,59 @@
+"""After a restart of the service: which workers train on, and which attempts died with theirs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from jobs.records import JobState
+from orchestrator.clusters import AdoptedWorker
+from orchestrator.journal import Journal
+from orchestrator.placement import NewWorker
+
+
+class Adopting(Protocol):
+    """A cluster whose workers can outlive the scheduler."""
+
+    def adopt(self, open_attempts: Mapping[str, Mapping[str, int]]) -> Sequence[AdoptedWorker]:
+        """Take over workers that train one of these, by worker and job; end all others."""
+        ...
+
+
+def readopt(journal: Journal, cluster: Adopting, *, at: float) -> list[NewWorker]:
+    """Take over the workers that live, and end the attempts of which none does.
+
+    After it every open attempt has a worker. Nothing of a job with an open attempt may be swept away before: what its
+    worker has written meanwhile, checkpoints and a staged adapter, it has yet to tell of.
+
+    Args:
+        journal: The truth.
+        cluster: Joined, and not used yet.
+        at: Seconds since the epoch, for events.
+    """
+    attempts: dict[str, dict[str, int]] = {}
+    unfinished = [job for job in journal.jobs() if not job.state.is_terminal]
+    for job in unfinished:
+        if job.attempt_is_open and job.worker_id is not None:
+            attempts.setdefault(job.worker_id, {})[job.id] = job.attempt
+    adopted = cluster.adopt(attempts)
+    living = {(job_id, attempt) for one in adopted for job_id, attempt in one.attempts.items()}
+    for job in unfinished:
+        if job.attempt_is_open and (job.id, job.attempt) not in living:
+            journal.end_attempt(
+                job.id,
+                attempt=job.attempt,
+                state=JobState.PENDING,
+                reason="worker_lost",
+                message=f"its worker {job.worker_id} was gone when the service came back",
+                at=at,
+            )
+        elif not job.attempt_is_open and job.state is not JobState.PENDING:
+            journal.change(
+                job.id,
+                attempt=None,
+                state=JobState.PENDING,
+                reason="restarted",
+                message="waiting to be placed again",
+                at=at,
+            )
+    return [one.worker for one in adopted]
