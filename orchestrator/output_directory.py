@@ -24,7 +24,7 @@ from typing import Any
 from jobs.artifacts import verify
 from jobs.errors import LoraloomError
 from jobs.records import EvalReport, Event, Job, ResumeReport, StepReport
-from workers.publishing import fsync
+from orchestrator.job_files import JobFiles
 
 _STAGING = ".staging"
 
@@ -48,6 +48,8 @@ class OutputDirectory:
         # A name of its own: a worker of a run that was killed may still be writing.
         self.staging = self.artifacts / _STAGING / secrets.token_hex(4)
         """Folder in which workers write adapters; on the same file system, so that publishing is a rename."""
+        self.job_files = JobFiles(self.root)
+        """Checkpoints and published adapters."""
         self._unwritten: dict[Path, bytes] = {}
 
     @property
@@ -91,11 +93,7 @@ class OutputDirectory:
             ValueError: It is not whole.
             OSError: The disk refuses.
         """
-        verify(Path(staged))
-        target = self.artifacts / job.spec.name
-        Path(staged).rename(target)
-        fsync(self.artifacts)
-        return str(target)
+        return self.job_files.publish(job, staged)
 
     def on_event(self, job: Job, event: Event) -> None:
         """A line in the job's log."""
@@ -166,6 +164,7 @@ class OutputDirectory:
 
     def close(self) -> None:
         """Leave nothing half written."""
+        self.job_files.close()
         shutil.rmtree(self.artifacts / _STAGING, ignore_errors=True)
 
     def _log(self, job: Job, message: str, at: float | None = None) -> None:
