@@ -147,7 +147,7 @@ class ObjectStore:
             StoreError: Also when something is at the key already.
             OSError: The local folder cannot be read.
         """
-        sizes = {path.name: path.stat().st_size for path in folder.iterdir()}
+        sizes = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
         assert MANIFEST in sizes, f"{folder} has no manifest"
         try:
             if self._folder is not None:

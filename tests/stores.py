@@ -12,16 +12,15 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import fsspec
+import pytest
 
 from workers.object_store import ObjectStore
 
 OWNER = "tests"
 _numbers = itertools.count()
-
-Roots = dict[str, Callable[[], str]]
-"""Scheme → makes a root that nobody has used."""
 
 
 @contextmanager
@@ -64,13 +63,34 @@ def s3_server() -> Iterator[str]:
         server.wait()
 
 
-def roots(folder: Path, bucket: str) -> Roots:
-    """One maker of roots for each kind of store."""
-    return {
-        "file": lambda: (folder / f"store-{next(_numbers)}").as_uri(),
-        "memory": lambda: f"memory://store-{next(_numbers)}",
-        "s3": lambda: f"s3://{bucket}/store-{next(_numbers)}",
-    }
+@pytest.fixture(scope="session")
+def bucket() -> Iterator[str]:
+    """Name of a bucket of a server that starts when the first test wants it."""
+    with s3_server() as name:
+        yield name
+
+
+@pytest.fixture(params=["file", "memory", "s3"])
+def scheme(request: pytest.FixtureRequest) -> str:
+    """Each kind of store in turn."""
+    return request.param
+
+
+@pytest.fixture
+def make_root(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[str], str]:
+    """Names a root of this scheme that nobody has used."""
+
+    def make(scheme: str) -> str:
+        name = f"store-{next(_numbers)}"
+        match scheme:
+            case "file":
+                return (tmp_path / name).as_uri()
+            case "memory":
+                return f"memory://{name}"
+            case _:
+                return f"s3://{request.getfixturevalue('bucket')}/{name}"
+
+    return make
 
 
 def claimed(uri: str) -> ObjectStore:
@@ -91,6 +111,39 @@ def rewrite(store: ObjectStore, key: str, name: str, content: bytes | None) -> N
 
 def content_of(store: ObjectStore, key: str, name: str) -> bytes:
     return store._fs.cat_file(store._path(key, name))
+
+
+class Faults:
+    """Requests to a store, counted, and made to fail on command. For stores that are no file system of this machine."""
+
+    REQUESTS = frozenset({"ls", "info", "put_file", "pipe_file", "get_file", "cat_file", "cp_file", "rm_file", "open"})
+
+    def __init__(self, store: ObjectStore) -> None:
+        self.made: list[tuple[str, str]] = []
+        """Name of each request, and the last part of the path that it was about."""
+        self.fails: Callable[[int, str, str], BaseException | None] = lambda number, request, name: None
+        """Called with number, request and name; what it returns is raised instead of making the request."""
+        self._real = store._fs
+        store._opened = (self, store._opened[1] if store._opened else "")
+
+    def __getattr__(self, request: str) -> Any:
+        real = getattr(self._real, request)
+        if request not in self.REQUESTS:
+            return real
+
+        def made(*arguments: Any, **settings: Any) -> Any:
+            path = arguments[1] if request == "put_file" else arguments[0]
+            self.made.append((request, str(path).rpartition("/")[2]))
+            error = self.fails(len(self.made) - 1, *self.made[-1])
+            if error is not None:
+                raise error
+            return real(*arguments, **settings)
+
+        return made
+
+    def heal(self) -> None:
+        """From now on every request is made."""
+        self.fails = lambda number, request, name: None
 
 
 def _wait_for(endpoint: str, server: subprocess.Popen[bytes]) -> None:
