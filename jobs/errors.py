@@ -80,5 +80,24 @@ class BaseModelError(LoraloomError):
         return type(self), (str(self),), {"field": self.field, "value": self.value}
 
 
+class StoreError(JobError):
+    """The store of checkpoints and artifacts refuses something for good: a person has to mend what the message names.
+
+    What stood in the store before stands there still.
+    """
+
+    def __init__(self, uri: str, problem: str) -> None:
+        super().__init__("store", f"{uri}: {problem}")
+        self.uri = uri
+        self.problem = problem
+
+    def __reduce__(self) -> tuple[type[StoreError], tuple[str, str]]:
+        return type(self), (self.uri, self.problem)
+
+
+class StoreUnavailableError(StoreError):
+    """The store could not be reached, or broke off, however often it was tried; it may be back by itself."""
+
+
 class WorkerError(LoraloomError):
     """A worker as a whole died or raised; the jobs placed on it end with this reason."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Protocol, TypeVar
 
 from jobs.checkpoints import DiskFullError
@@ -19,8 +18,9 @@ from jobs.records import (
     ResumeReport,
     StepReport,
 )
+from orchestrator.job_files import JobFiles
 from orchestrator.journal import Journal
-from workers.retention import prune, superseded
+from workers.retention import superseded
 
 _RETRY_SECONDS = 1.0
 _PROGRESS_SECONDS = 5.0
@@ -57,7 +57,7 @@ class Lives:
     def __init__(
         self,
         journal: Journal,
-        checkpoints_dir: Path,
+        files: JobFiles,
         listeners: Sequence[Listener],
         *,
         now: Callable[[], float] = time.time,
@@ -68,14 +68,14 @@ class Lives:
 
         Args:
             journal: Has all the jobs that will be spoken of.
-            checkpoints_dir: A folder a job below it.
+            files: Where the checkpoints are that are let go of.
             listeners: Told of every change, once it is durable.
             now: Seconds since the epoch, for events.
             sleep: Waits for room on a full disk.
             warn: Tells a person, at once, why nothing goes on.
         """
         self._journal = journal
-        self._checkpoints_dir = checkpoints_dir
+        self._files = files
         self._listeners = list(listeners)
         self._now = now
         self._sleep = sleep
@@ -150,7 +150,7 @@ class Lives:
         old = superseded(job.checkpoints, keep)
         if old:
             self._durably(lambda: self._journal.forget_checkpoints(job.id, [one.folder for one in old]))
-            prune(job.checkpoints, keep, self._checkpoints_dir / job.id)
+            self._files.prune(job.id, old)
             job.checkpoints = tuple(one for one in job.checkpoints if one not in old)
 
     def resume(self, job: Job, report: ResumeReport) -> None:

@@ -24,9 +24,9 @@ from typing import Any
 from jobs.artifacts import verify
 from jobs.errors import LoraloomError
 from jobs.records import EvalReport, Event, Job, ResumeReport, StepReport
+from orchestrator.job_files import JobFiles
 from orchestrator.journal import MetricPoint
 from orchestrator.journal.records import MetricKind
-from workers.publishing import fsync
 
 _STAGING = ".staging"
 _TRAINING: MetricKind = "train"
@@ -53,6 +53,8 @@ class OutputDirectory:
         # A name of its own: a worker of a run that was killed may still be writing.
         self.staging = self.artifacts / _STAGING / secrets.token_hex(4)
         """Folder in which workers write adapters; on the same file system, so that publishing is a rename."""
+        self.job_files = JobFiles(self.root)
+        """Checkpoints and published adapters."""
         self._unwritten: dict[Path, bytes] = {}
         self._last_steps: dict[str, dict[MetricKind, int]] = {}
         """Per job name: the last step in its metrics history, of training and of evaluation."""
@@ -99,15 +101,7 @@ class OutputDirectory:
             ValueError: It is not whole.
             OSError: The disk refuses.
         """
-        target = self.artifacts / job.spec.name
-        # A scheduler that died just after the rename hears of it again.
-        is_there = target.exists() and not Path(staged).exists()
-        if is_there and verify(target)["spec_sha256"] == job.spec.spec_sha256():
-            return str(target)
-        verify(Path(staged))
-        Path(staged).rename(target)
-        fsync(self.artifacts)
-        return str(target)
+        return self.job_files.publish(job, staged)
 
     def on_event(self, job: Job, event: Event) -> None:
         """A line in the job's log."""
@@ -152,6 +146,7 @@ class OutputDirectory:
 
     def close(self) -> None:
         """Leave nothing half written."""
+        self.job_files.close()
         shutil.rmtree(self.artifacts / _STAGING, ignore_errors=True)
 
     def _log(self, job: Job, message: str, at: float | None = None) -> None:

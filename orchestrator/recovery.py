@@ -12,7 +12,6 @@ from jobs.loading import LoadedSpec, locate
 from jobs.records import Job, JobProgress, JobState
 from orchestrator.journal import Journal, JournaledJob
 from orchestrator.output_directory import OutputDirectory
-from workers.retention import sweep
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +45,7 @@ def end_open_attempts(journal: Journal, files: OutputDirectory, *, at: float) ->
             journal.change(
                 job.id, attempt=None, state=JobState.PENDING, reason="driver_lost", message="the run ended", at=at
             )
-        sweep(files.checkpoints / job.id, job.checkpoints)
+        files.job_files.sweep(job.id, job.checkpoints)
 
 
 def take_up(loaded: Sequence[LoadedSpec], journal: Journal, files: OutputDirectory, *, at: float) -> TakenUp:

@@ -141,7 +141,7 @@ def _train(
         interruption = stack.enter_context(Interruption(grace_seconds=options.grace_seconds))
         lives = Lives(
             journal,
-            files.checkpoints,
+            files.job_files,
             [files, view],
             warn=lambda message: console.print(Text(message, style="yellow"), soft_wrap=True),
         )

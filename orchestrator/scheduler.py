@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from jobs.errors import StoreError
 from jobs.records import (
     Assignment,
     BaseKey,
@@ -356,7 +357,7 @@ class Scheduler:
             return
         try:
             artifact = self._publish(job, report.staged_artifact)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, StoreError) as error:
             self._after_error(job, "publish", f"the artifact could not be published: {error}")
             return
         # Between the rename and this a crash leaves an artifact that nobody confirmed; the next run verifies it.

@@ -10,7 +10,8 @@ from jobs.records import CheckpointRecord
 from workers import publishing
 
 QUARANTINE = "quarantine"
-_PUBLISHED = "step-"
+PUBLISHED = "step-"
+"""What names of checkpoints begin with."""
 
 
 def quarantine(checkpoint: Path) -> Path | None:
@@ -65,4 +66,4 @@ def sweep(folder: Path, records: Collection[CheckpointRecord] | None = None) -> 
         Names of what was deleted.
     """
     known = None if records is None else {record.folder for record in records}
-    return publishing.sweep(folder, known=known, prefix=_PUBLISHED)
+    return publishing.sweep(folder, known=known, prefix=PUBLISHED)

@@ -1,8 +1,8 @@
 """When a worker's jobs are saved, and what they go on from.
 
 Snapshots are taken on the thread that trains, which holds the jobs still for as long as copying takes; files are
-written on one thread beside it. A job has one save under way at most: what falls due meanwhile is done at the next
-boundary after it, so that a slow disk never stops the neighbours.
+written, and uploaded where there is a store, on one thread beside it. A job has one save under way at most: what falls
+due meanwhile is done at the next boundary after it, so that a slow disk or network never stops the neighbours.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -17,7 +18,8 @@ from typing import Any
 
 import torch
 
-from jobs.checkpoints import CheckpointIdentity, DataFingerprints, DiskFullError, Surroundings
+from jobs.checkpoints import CheckpointError, CheckpointIdentity, DataFingerprints, DiskFullError, Surroundings
+from jobs.errors import StoreError
 from jobs.records import Assignment, BadCheckpoint, BaseKey, CheckpointRecord, JobProgress, ResumeReport
 from workers import checkpoint
 from workers.base_model import BaseModel
@@ -25,9 +27,11 @@ from workers.capture import capture, restore
 from workers.job_run import JobRun
 from workers.publishing import free_bytes
 from workers.restoring import load_newest
+from workers.snapshot import JobSnapshot
+from workers.storage import Storage
 
 RETRY_SECONDS = 5.0
-"""Between two tries of a job that waits for room on the disk."""
+"""Between two tries of a job that waits for room on the disk, or for the store."""
 
 Position = tuple[int, int]
 """Step, and micro-batch of the next one."""
@@ -43,6 +47,16 @@ class Saved:
     """Set where there is no record."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Uploaded:
+    """What came of bringing an adapter into the store."""
+
+    job_id: str
+    uri: str | None = None
+    error: BaseException | None = None
+    """Set where there is no URI."""
+
+
 @dataclass
 class _Enrolled:
     """A job that is to be saved."""
@@ -54,8 +68,8 @@ class _Enrolled:
     under_way: Future[CheckpointRecord] | None = None
     position: Position = (0, 0)
     """Of what is under way."""
-    held_for: DiskFullError | None = None
-    """Set while the job is held for want of room."""
+    held_for: DiskFullError | StoreError | None = None
+    """Set while the job is held for want of room, or of a store."""
     retry_at: float = 0.0
 
 
@@ -71,16 +85,41 @@ class JobSaver:
         *,
         now: Callable[[], float] = time.monotonic,
         save: Callable[..., CheckpointRecord] = checkpoint.save,
+        storage: Storage | None = None,
     ) -> None:
-        """Save below `root`, a folder a job; nowhere and never where it is `None`."""
+        """Save below `root`, a folder a job; nowhere and never where it is `None`.
+
+        With a `storage`, a save is done when it is there.
+        """
         self._root = root
         self._key = key
         self._base = base
         self._surroundings = surroundings
         self._now = now
         self._save = save
+        self._storage = storage
+        self._uploads: dict[str, Future[str]] = {}
+        """Artifacts under way, by job id."""
+        self._is_store_found = False
         self._jobs: dict[str, _Enrolled] = {}
         self._writer = ThreadPoolExecutor(1, "saving")
+
+    def prepare(self, assignment: Assignment) -> None:
+        """Bring what a job will go on from to this machine, before it takes anybody's time but its own.
+
+        Raises:
+            StoreError: The store is not there; better now than when the first save falls due.
+            DiskFullError: No room here.
+        """
+        if self._storage is None:
+            return
+        if not self._is_store_found:
+            self._storage.require()
+            self._is_store_found = True
+        if self._root is not None and assignment.attempt > 1 and assignment.checkpoints:
+            # What is wrong with it, `enrol` finds out and tells.
+            with suppress(CheckpointError):
+                self._storage.fetch(assignment.checkpoints[0], self._root / assignment.job_id)
 
     def enrol(self, run: JobRun, assignment: Assignment) -> ResumeReport | None:
         """Take a fresh run in, and let it stand where the newest good one of its checkpoints does.
@@ -91,6 +130,7 @@ class JobSaver:
         Raises:
             CheckpointMismatchError: Its checkpoints are of another spec, base or data.
             OSError: The disk cannot be read.
+            StoreError: Nor can the store.
         """
         if self._root is None:
             # Nothing was ever saved, so a later attempt starts over, and has to say so.
@@ -102,7 +142,7 @@ class JobSaver:
         self._jobs[run.job_id] = job
         if assignment.attempt == 1:
             return None
-        found = load_newest(self._root / run.job_id, assignment.checkpoints, job.identity)
+        found = load_newest(self._root / run.job_id, assignment.checkpoints, job.identity, self._storage)
         differences: tuple[str, ...] = ()
         if found.snapshot is not None:
             restore(run, found.snapshot)
@@ -183,7 +223,29 @@ class JobSaver:
                 results.append(Saved(job_id=one, error=error))
         return results
 
-    def hold(self, job_id: str, error: DiskFullError) -> bool:
+    def upload(self, job_id: str, folder: Path, attempt: int) -> None:
+        """Begin to bring a finished adapter into the store, after what is under way. There must be a store."""
+        assert self._storage is not None
+        self._uploads[job_id] = self._writer.submit(self._storage.keep_artifact, folder, job_id, attempt)
+
+    def is_uploading(self, job_id: str) -> bool:
+        """Whether the job's adapter is on its way, or has just come to its end."""
+        return job_id in self._uploads
+
+    def uploaded(self) -> list[Uploaded]:
+        """What has come of uploads since the last call; nothing is waited for."""
+        done = {job_id: future for job_id, future in self._uploads.items() if future.done()}
+        results = []
+        for job_id, future in done.items():
+            del self._uploads[job_id]
+            error = future.exception()
+            if error is None:
+                results.append(Uploaded(job_id=job_id, uri=future.result()))
+            else:
+                results.append(Uploaded(job_id=job_id, error=error))
+        return results
+
+    def hold(self, job_id: str, error: DiskFullError | StoreError) -> bool:
         """Keep a job still until there is room and a save of it has gone well; false for one that is never saved."""
         job = self._jobs.get(job_id)
         if job is None:
@@ -196,18 +258,33 @@ class JobSaver:
         job = self._jobs.get(run.job_id)
         return job is None or (job.under_way is None and job.held_for is None and job.saved_at == _position(run))
 
+    def is_under_way(self, job_id: str) -> bool:
+        """Whether a save of the job has been begun and not been collected."""
+        job = self._jobs.get(job_id)
+        return job is not None and job.under_way is not None
+
+    def go_on(self, job_id: str) -> None:
+        """Hold a job no longer."""
+        if job_id in self._jobs:
+            self._jobs[job_id].held_for = None
+
     def is_held(self, job_id: str) -> bool:
-        """Whether the job waits for room on the disk."""
+        """Whether the job waits for room on the disk, or for the store."""
         job = self._jobs.get(job_id)
         return job is not None and job.held_for is not None
 
     def forget(self, job_id: str) -> None:
-        """The job leaves. A save that is under way ends by itself, and counts for nothing."""
+        """The job leaves. What is under way ends by itself, and counts for nothing."""
         self._jobs.pop(job_id, None)
+        self._uploads.pop(job_id, None)
+        if self._storage is not None and self._root is not None:
+            self._writer.submit(self._storage.clear, self._root / job_id)
 
     def _has_room_again(self, job: _Enrolled) -> bool:
         if self._now() < job.retry_at or self._root is None or job.held_for is None:
             return False
+        if isinstance(job.held_for, StoreError):
+            return True
         free, needed = free_bytes(self._root), job.held_for.needed_bytes
         return free is None or needed is None or free >= needed
 
@@ -215,7 +292,13 @@ class JobSaver:
         assert self._root is not None
         snapshot = capture(run, identity=job.identity, surroundings=self._surroundings, peft_config=job.peft_config)
         job.position = (snapshot.standing.step, snapshot.standing.micro_batch)
-        job.under_way = self._writer.submit(self._save, snapshot, self._root / run.job_id)
+        job.under_way = self._writer.submit(self._write, snapshot, self._root / run.job_id)
+
+    def _write(self, snapshot: JobSnapshot, folder: Path) -> CheckpointRecord:
+        record = self._save(snapshot, folder)
+        if self._storage is not None:
+            self._storage.keep(record, folder)
+        return record
 
 
 def surroundings(device: torch.device, num_threads: int) -> Surroundings:

@@ -16,6 +16,9 @@ class WorkerSettings:
     """Finished artifacts are written below it, for the scheduler to publish."""
     checkpoints_dir: Path | None = None
     """A folder a job is made below it; `None` saves nothing."""
+    storage_uri: str | None = None
+    """Root of the store that all machines reach (`file`, `s3`, `gs`; `memory` in one process), where checkpoints and
+    artifacts are kept: the two folders above are scratch then. `None`: those folders are all there is."""
     token_budget: int = MAX_TOKEN_BUDGET
     """Tokens that a pack of several jobs may hold."""
     capacity_bytes: int | None = None

@@ -17,7 +17,7 @@ from dataclasses import replace
 import torch
 
 from jobs.checkpoints import DiskFullError
-from jobs.errors import JobError, LoraloomError
+from jobs.errors import JobError, LoraloomError, StoreError
 from jobs.records import (
     Assignment,
     BaseKey,
@@ -36,13 +36,16 @@ from workers.admission import Admission
 from workers.base_model import BaseModel, load_tokenizer
 from workers.dataset import JobData, load_job_data
 from workers.job_run import JobRun
+from workers.object_store import ObjectStore
 from workers.pack_runner import Member, PackRunner, Taken
+from workers.publishing import discard
 from workers.rounds import Rounds
 from workers.saving import JobSaver, Saved, surroundings
 from workers.settings import WorkerSettings
+from workers.storage import Storage
 
 _IDLE_SECONDS = 0.1
-"""Between two looks for room on the disk while every job waits for it."""
+"""Between two looks for room on the disk, or at the store, while every job waits for it."""
 
 MAX_LANES = 8
 """Lanes share Python's interpreter lock, which is held for some percent of a lane's time."""
@@ -90,7 +93,12 @@ class Worker:
         self.is_preparing = False
         """While the base is loaded or rows are tokenised, which takes long and can be broken off without loss."""
         self._last_sign = time.monotonic()
-        self._paused: set[str] = set()
+        uri = settings.storage_uri
+        self._storage = Storage(ObjectStore(uri)) if uri is not None else None
+        self._paused: dict[str, str] = {}
+        """Jobs that wait for room or for the store → the reason that they were PAUSED with."""
+        self._failing: dict[str, BaseException] = {}
+        """Jobs that end with an error as soon as the save that is under way has come to its end."""
         self._handing_back: set[str] = set()
         """Jobs that stand still and leave as soon as they are saved."""
 
@@ -126,7 +134,11 @@ class Worker:
             fail=self._fail,
         )
         self._saver = JobSaver(
-            self.settings.checkpoints_dir, self.key, base, surroundings(self.device, self._lane_threads)
+            self.settings.checkpoints_dir,
+            self.key,
+            base,
+            surroundings(self.device, self._lane_threads),
+            storage=self._storage,
         )
         self._base = base
         self._started = time.monotonic()
@@ -174,7 +186,8 @@ class Worker:
             self._saver.forget(job_id)
             if run.adapter.factors.slot is not None:
                 run.adapter.factors.slot.give_back()
-        self._paused.discard(job_id)
+        self._paused.pop(job_id, None)
+        self._failing.pop(job_id, None)
         self._handing_back.discard(job_id)
         return had
 
@@ -197,6 +210,7 @@ class Worker:
         with self._boundary:
             if self._runs:
                 self._take_saved(self._saver.save_all(self._runs.values()))
+                self._take_uploaded()
             return self._told()
 
     def step(self) -> list[Report]:
@@ -218,12 +232,16 @@ class Worker:
         self._busy_seconds += time.monotonic() - began
         with self._boundary:
             if not self._preempted:
-                self._saver.save_due(list(self._runs.values()), leaving=self._handing_back)
+                training = [run for run in self._runs.values() if not self._is_ending(run.job_id)]
+                self._saver.save_due(training, leaving=self._handing_back)
                 # With nothing to run, the disk is what there is to wait for.
                 self._take_saved(self._saver.collect())
+                self._take_uploaded()
+                self._let_fail()
                 self._let_go()
             told = self._told()
-        if (self._paused or self._handing_back) and not members:
+        waiting = self._paused or self._handing_back or any(self._is_ending(job_id) for job_id in self._runs)
+        if waiting and not members:
             time.sleep(_IDLE_SECONDS)
         return told
 
@@ -231,7 +249,7 @@ class Worker:
         """What the jobs want to run in this round; those that want nothing more are finished."""
         members = []
         for run in list(self._runs.values()):
-            if self._saver.is_held(run.job_id) or run.job_id in self._handing_back:
+            if self._saver.is_held(run.job_id) or self._is_ending(run.job_id) or run.job_id in self._handing_back:
                 continue
             with self._guard(run):
                 work = run.next_work()
@@ -245,11 +263,20 @@ class Worker:
         """Drop the jobs that are to be handed back and are saved."""
         for job_id in sorted(self._handing_back):
             run = self._runs.get(job_id)
-            if run is not None and not self._saver.is_saved(run):
+            if run is not None and (self._is_ending(job_id) or not self._saver.is_saved(run)):
                 continue
             said = "had not begun" if run is None else f"saved at step {run.step}"
             self.release(job_id)
             self._state(job_id, JobState.PENDING, "handed_back", said)
+
+    def _let_fail(self) -> None:
+        """End the jobs whose last save has come to its end, with the error that they had before it."""
+        for job_id in [one for one in self._failing if not self._saver.is_under_way(one)]:
+            self._fail(job_id, self._failing.pop(job_id))
+
+    def _is_ending(self, job_id: str) -> bool:
+        """Whether the job trains no more and waits for the store to leave."""
+        return job_id in self._failing or self._saver.is_uploading(job_id)
 
     def _told(self) -> list[Report]:
         """The reports so far, stamped with the attempts that they are of."""
@@ -284,6 +311,7 @@ class Worker:
             try:
                 with self._preparing():
                     run = self._admission.prepare(assignment)
+                    self._saver.prepare(assignment)
                 if not self._admission.has_room(run.demand, (other.demand for other in self._runs.values())):
                     return
                 with self._boundary:
@@ -328,8 +356,27 @@ class Worker:
             elif one.error is not None:
                 self._fail(one.job_id, one.error)
         for job_id in [one for one in self._paused if not self._saver.is_held(one)]:
-            self._paused.discard(job_id)
-            self._state(job_id, JobState.RUNNING, "room", "there is room on the disk again, the job goes on")
+            if self._paused.pop(job_id) == "store":
+                self._state(job_id, JobState.RUNNING, "store", "the store takes in again, the job goes on")
+            else:
+                self._state(job_id, JobState.RUNNING, "room", "there is room on the disk again, the job goes on")
+
+    def _take_uploaded(self) -> None:
+        """Let the jobs go whose adapters are in the store; those whose are not wait for it."""
+        for one in self._saver.uploaded():
+            # Of what was saved before it on the same thread.
+            self._take_saved(self._saver.collect(one.job_id, wait=True))
+            run = self._runs.get(one.job_id)
+            if run is None:
+                continue
+            if one.uri is not None:
+                self._saver.go_on(run.job_id)
+                self._take_saved(())
+                self._succeed(run, one.uri)
+            elif self._preempted:
+                self._reports.append(LogReport(job_id=run.job_id, message=f"could not be uploaded: {one.error}"))
+            elif one.error is not None:
+                self._fail(run.job_id, one.error)
 
     def _report(self, taken: Taken) -> None:
         run = taken.member.run
@@ -342,7 +389,7 @@ class Worker:
                 run.check_finite()
 
     def _finish(self, run: JobRun) -> None:
-        """Write the artifact and let the job go."""
+        """Write the artifact and let the job go, at once or when the store has it."""
         source = artifact.Provenance(
             job_id=run.job_id,
             spec=run.spec,
@@ -356,18 +403,31 @@ class Worker:
             last_eval=run.last_eval,
         )
         folder = self.settings.staging_dir / run.job_id
+        if self._storage is not None:
+            # Of an attempt that was called away while it was uploaded.
+            discard(folder)
         artifact.export(run.adapter, self.base.shapes, source, folder)
+        if self._storage is not None:
+            self._saver.upload(run.job_id, folder, self._attempts[run.job_id])
+            return
         self._take_saved(self._saver.collect(run.job_id, wait=True))
+        self._succeed(run, str(folder))
+
+    def _succeed(self, run: JobRun, staged: str) -> None:
         self.release(run.job_id)
-        self._state(run.job_id, JobState.SUCCEEDED, "finished", f"all {run.total_steps} steps done", staged=str(folder))
+        self._state(run.job_id, JobState.SUCCEEDED, "finished", f"all {run.total_steps} steps done", staged=staged)
 
     def _fail(self, job_id: str, error: BaseException) -> None:
-        """End one job with a reason; its neighbours go on. For want of room on the disk it is only held."""
+        """End one job with a reason; its neighbours go on. For want of room, or of the store, it is only held."""
         if job_id in self._runs:
+            if self._storage is not None and self._saver.is_under_way(job_id):
+                # A network may take its time, and nobody else's.
+                self._failing.setdefault(job_id, error)
+                return
             self._take_saved(self._saver.collect(job_id, wait=True))
-            if isinstance(error, DiskFullError) and self._saver.hold(job_id, error):
+            if isinstance(error, DiskFullError | StoreError) and self._saver.hold(job_id, error):
                 if job_id not in self._paused:
-                    self._paused.add(job_id)
+                    self._paused[job_id] = error.reason
                     self._state(job_id, JobState.PAUSED, error.reason, str(error))
                 return
         self.release(job_id)

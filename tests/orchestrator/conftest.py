@@ -8,7 +8,10 @@ import pytest
 import yaml
 
 from orchestrator.clusters.host import quiet_libraries
+from tests.stores import bucket, make_root, scheme
 from tests.tiny_base import write_rows, write_tiny_base
+
+__all__ = ["bucket", "make_root", "scheme"]
 
 quiet_libraries()
 

@@ -13,6 +13,7 @@ from jobs.artifacts import verify
 from jobs.loading import load_files
 from jobs.records import Event, Job, JobState
 from orchestrator.clusters.ray_cluster import RayCluster
+from orchestrator.job_files import JobFiles
 from orchestrator.journal import Journal, Submission
 from orchestrator.lives import Lives
 from orchestrator.run import check
@@ -67,7 +68,7 @@ def schedule(specs: Path, cluster: RayCluster, folder: Path, recorder: Recorder)
         check(loaded, console=QUIET),
         cluster,
         WorkerSettings(staging_dir=folder / "staging", checkpoints_dir=folder / "checkpoints"),
-        Lives(journal, folder / "checkpoints", [recorder]),
+        Lives(journal, JobFiles(folder), [recorder]),
         publish=lambda _job, staged: staged,
     )
 

@@ -29,6 +29,7 @@ from jobs.records import (
 )
 from jobs.spec import JobSpec
 from orchestrator.clusters import End, Observation, WorkerEnd
+from orchestrator.job_files import JobFiles
 from orchestrator.journal import Journal, Submission
 from orchestrator.lives import Listener, Lives
 from orchestrator.placement import Device, NewWorker
@@ -142,12 +143,12 @@ def journal(tmp_path: Path) -> Iterator[Journal]:
 
 @pytest.fixture
 def scheduler_of(tmp_path: Path, journal: Journal) -> SchedulerOf:
-    return partial(make_scheduler, journal, tmp_path / "checkpoints")
+    return partial(make_scheduler, journal, JobFiles(tmp_path))
 
 
 def make_scheduler(
     journal: Journal,
-    checkpoints: Path,
+    files: JobFiles,
     cluster: ScriptedCluster,
     bases: dict[str, str],
     recorder: Listener | None = None,
@@ -182,7 +183,7 @@ def make_scheduler(
         {name: estimate(base) for name, base in bases.items()},
         cluster,
         WorkerSettings(staging_dir=Path("staging")),
-        Lives(journal, checkpoints, [recorder or Recorder()], now=wall),
+        Lives(journal, files, [recorder or Recorder()], now=wall),
         publish=publish,
         now=now,
     )

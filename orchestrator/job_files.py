@@ -1,0 +1,238 @@
+"""What jobs leave behind, checkpoints and published adapters, for whoever owns the jobs: the one way to all of it.
+
+In a folder of this machine, where publishing is a rename:
+
+    artifacts/<name>/  checkpoints/<job>/<step>/
+
+or in a store that all machines reach, laid out as `workers.storage` says, where an adapter is published by nothing but
+the journal: its URI holds the sha256 of its manifest, and with that vouches for every byte.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Collection
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from jobs import artifacts
+from jobs.artifacts import MANIFEST, verify_files
+from jobs.errors import StoreError
+from jobs.records import CheckpointRecord, Job
+from workers.object_store import ObjectStore
+from workers.publishing import fsync
+from workers.retention import PUBLISHED
+from workers.storage import artifacts_key, checkpoints_key, parse_artifact_name
+
+_LARGEST_MANIFEST_BYTES = 2**24
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArtifactFiles:
+    """What a published adapter consists of."""
+
+    manifest_sha256: str
+    """Hex; of the file, so that it vouches for all the others."""
+    sizes_bytes: dict[str, int]
+    """By file name, the manifest too."""
+
+    @property
+    def size_bytes(self) -> int:
+        """Of all files together."""
+        return sum(self.sizes_bytes.values())
+
+
+class JobFiles:
+    """Checkpoints and adapters of one owner's jobs. Callable from any thread.
+
+    With a store, every call but `prune` may take the seconds that a network takes, and raises StoreError where it
+    cannot be reached (StoreUnavailableError: worth a try later) or refuses.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        storage_uri: str | None = None,
+        *,
+        name_of: Callable[[Job], str] = lambda job: job.spec.name,
+    ) -> None:
+        """Keep everything below `root` on this machine, or in the store where there is one.
+
+        Args:
+            root: Of the owner.
+            storage_uri: Of the store.
+            name_of: What a job's adapter is called below `root`: unique among all jobs whose adapters stay there.
+
+        Raises:
+            LoraloomError: The URI of the store cannot be used.
+        """
+        self.root = root.resolve()
+        self._name_of = name_of
+        self.storage_uri = storage_uri
+        local = storage_uri is None
+        self._store = (
+            ObjectStore(self.root.as_uri(), is_claimed=False, sleep=lambda _: None)
+            if storage_uri is None
+            else ObjectStore(storage_uri)
+        )
+        self._deleting = None if local else ThreadPoolExecutor(1, "deleting")
+
+    def claim(self, owner: str) -> None:
+        """Mark the store as this owner's, before any worker starts. Without effect on a folder of this machine.
+
+        Args:
+            owner: Of the service, for as long as its journal lives: two services must not share a root.
+
+        Raises:
+            StoreError: It is another's, or cannot be written.
+        """
+        if self.storage_uri is not None:
+            self._store.claim(owner)
+
+    def publish(self, job: Job, staged: str) -> str:
+        """Verify what a worker has made, by reading all of it, and bring it to its place.
+
+        The journal has to say so too: until then a store's copy is nobody's artifact.
+
+        Args:
+            job: Whose attempt is the one that is believed.
+            staged: Folder or URI, as its worker reported it.
+
+        Returns:
+            Folder or URI of the adapter.
+
+        Raises:
+            ValueError: It is not whole, or not of this job and attempt.
+            OSError: The disk refuses.
+            StoreError: So does the store.
+        """
+        if self.storage_uri is None:
+            target = self.root / "artifacts" / self._name_of(job)
+            # A scheduler that died just after the rename hears of it again.
+            if target.exists() and not Path(staged).exists():
+                if artifacts.verify(target)["spec_sha256"] == job.spec.spec_sha256():
+                    return str(target)
+                raise ValueError(f"{target} holds an adapter of another spec")
+            artifacts.verify(Path(staged))
+            Path(staged).rename(target)
+            fsync(target.parent)
+            return str(target)
+        key = self._store.key_of(staged)
+        parent, _, name = key.rpartition("/")
+        found = parse_artifact_name(name)
+        if parent != artifacts_key(job.id) or found is None or found[0] != job.attempt:
+            raise ValueError(f"{staged} is not of attempt {job.attempt} of {job.id}")
+        self.verify(staged)
+        return staged
+
+    def verify(self, artifact: str) -> dict[str, Any]:
+        """Re-hash every file of an adapter and return its manifest.
+
+        Args:
+            artifact: Folder or URI.
+
+        Raises:
+            ValueError: It is not what was written; the message names the file.
+        """
+        if "://" not in artifact:
+            return artifacts.verify(Path(artifact))
+        key, manifest = self._manifest(artifact)
+        return verify_files(artifact, manifest, lambda name: self._store.sha256(key, name))
+
+    def describe(self, artifact: str) -> ArtifactFiles:
+        """Names and sizes of an adapter's files, without reading more than the manifest.
+
+        Raises:
+            ValueError: The manifest is missing, or not the one that the URI names.
+        """
+        if "://" in artifact:
+            key, manifest = self._manifest(artifact)
+            sizes = self._store.files(key)
+        else:
+            try:
+                manifest = (Path(artifact) / MANIFEST).read_bytes()
+            except OSError as error:
+                raise ValueError(f"{artifact}/{MANIFEST} cannot be read: {error}") from error
+            sizes = {path.name: path.stat().st_size for path in Path(artifact).iterdir() if path.is_file()}
+        return ArtifactFiles(manifest_sha256=hashlib.sha256(manifest).hexdigest(), sizes_bytes=sizes)
+
+    def open(self, artifact: str, name: str) -> BinaryIO:
+        """A file of an adapter, to be read from its beginning and closed by the caller.
+
+        Args:
+            artifact: Folder or URI, from the journal.
+            name: From anybody: one that is not the plain name of a file there is refused.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+        """
+        if name not in self.describe(artifact).sizes_bytes:
+            raise FileNotFoundError(f"{artifact} has no file {name!r}")
+        if "://" not in artifact:
+            return (Path(artifact) / name).open("rb")
+        return self._store.open(self._store.key_of(artifact), name)
+
+    def prune(self, job_id: str, records: Collection[CheckpointRecord]) -> Future[None] | None:
+        """Delete checkpoints that the journal has forgotten. What cannot be deleted stays for the next `sweep`.
+
+        Returns:
+            With a store, what is under way on a thread beside; the caller need not look at it.
+        """
+        if self._deleting is not None:
+            return self._deleting.submit(self._delete, job_id, tuple(records))
+        self._delete(job_id, records)
+        return None
+
+    def sweep(self, job_id: str, records: Collection[CheckpointRecord], artifact: str | None = None) -> list[str]:
+        """Delete what was left half written, or finished without reaching the journal.
+
+        For a time only when no attempt of the job is alive.
+
+        Args:
+            job_id: Whose.
+            records: All of its checkpoints that the journal knows.
+            artifact: The one that the journal knows; other attempts' go, in a store. On this machine they are swept
+                with the folder that they are staged in.
+
+        Returns:
+            Names of what was deleted.
+        """
+        known = {record.folder for record in records}
+        swept = self._store.sweep(checkpoints_key(job_id), known=known, prefix=PUBLISHED)
+        if self.storage_uri is not None:
+            name = artifact.rpartition("/")[2] if artifact is not None else ""
+            swept += self._store.sweep(artifacts_key(job_id), known={name}, prefix="a")
+        return swept
+
+    def checkpoint_of(self, record: CheckpointRecord) -> str:
+        """Folder or URI of a checkpoint, for people."""
+        key = f"{checkpoints_key(record.job_id)}/{record.folder}"
+        return self._store.uri_of(key) if self.storage_uri is not None else str(self.root / key)
+
+    def close(self) -> None:
+        """Break off what is being deleted; `sweep` finds the rest."""
+        if self._deleting is not None:
+            self._deleting.shutdown(wait=True, cancel_futures=True)
+
+    def _delete(self, job_id: str, records: Collection[CheckpointRecord]) -> None:
+        for record in records:
+            with suppress(OSError, StoreError):
+                self._store.delete(f"{checkpoints_key(job_id)}/{record.folder}")
+
+    def _manifest(self, artifact: str) -> tuple[str, bytes]:
+        """The key of an adapter in the store, and its manifest, which is the one that the URI names."""
+        key = self._store.key_of(artifact)
+        found = parse_artifact_name(key.rpartition("/")[2])
+        if found is None:
+            raise ValueError(f"{artifact} is not the URI of an artifact")
+        try:
+            manifest = self._store.read(key, MANIFEST, most_bytes=_LARGEST_MANIFEST_BYTES)
+        except FileNotFoundError as error:
+            self._store.require_claimed()
+            raise ValueError(f"{artifact}/{MANIFEST} is missing") from error
+        if hashlib.sha256(manifest).hexdigest() != found[1]:
+            raise ValueError(f"{artifact}/{MANIFEST} is not what was written: its sha256 is not the one in the URI")
+        return key, manifest
