@@ -168,6 +168,12 @@ class Job:
     id: str
     spec: JobSpec
     state: JobState = JobState.PENDING
+    desired: Desired = Desired.RUN
+    """What its owner wants; the scheduler makes it so."""
+    priority: int = field(init=False)
+    """As it is now: the spec's, until somebody changes it."""
+    queue: str = field(init=False)
+    """Likewise."""
     reason: str = "submitted"
     message: str = "waiting to be placed"
     worker_id: str | None = None
@@ -180,6 +186,10 @@ class Job:
     progress: JobProgress = field(default_factory=JobProgress)
     artifact: str | None = None
     """Directory of the published adapter, once there is one."""
+
+    def __post_init__(self) -> None:
+        """Begin with what the spec asks for."""
+        self.priority, self.queue = self.spec.scheduling.priority, self.spec.scheduling.queue
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -192,6 +192,72 @@ def run(
         raise typer.Exit(EXIT_FAILED)
 
 
+@app.command()
+def serve(
+    data_dir: Annotated[Path, typer.Option(help="Journal, checkpoints, adapters and logs; created if missing.")] = Path(
+        "loraloom-data"
+    ),
+    host: Annotated[
+        str, typer.Option(help="Interface to listen at; a public one needs --token-file.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen at; 0 for any that is free.")] = 8400,
+    name: Annotated[
+        list[str] | None, typer.Option("--name", help="A further host name that it is reached by; repeatable.")
+    ] = None,
+    token_file: Annotated[
+        Path | None, typer.Option(help="YAML list of {name, token, queues}; readable by its owner only.")
+    ] = None,
+    root: Annotated[
+        list[Path] | None, typer.Option("--root", help="Folder that the data of jobs must lie in; repeatable.")
+    ] = None,
+    storage: Annotated[
+        str | None, typer.Option(help="Root of an object store for checkpoints and adapters, such as s3://bucket/path.")
+    ] = None,
+    ray_address: Annotated[
+        str | None, typer.Option(help="Join this Ray cluster instead of starting one that outlives the service.")
+    ] = None,
+    in_process: Annotated[bool, typer.Option("--in-process", help="Train in this process, without Ray.")] = False,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Workers on a node without GPUs; one without it.")
+    ] = None,
+    token_budget: TokenBudget = None,
+    queue: Annotated[
+        list[str] | None,
+        typer.Option("--queue", metavar="NAME=WEIGHT[:MAX_JOBS]", help="Share and quota of a queue; repeatable."),
+    ] = None,
+    grace: Annotated[
+        float, typer.Option(min=0, help="Seconds to save all jobs in after Ctrl-C or SIGTERM.")
+    ] = GRACE_SECONDS,
+    lease: Annotated[
+        float, typer.Option(min=1, help="Seconds without a sign of life after which a worker is replaced.")
+    ] = LEASE_SECONDS,
+) -> None:
+    """Serve: take jobs in over HTTP, train them on a Ray cluster, and see them through restarts of everything."""
+    from orchestrator.queue_options import parse_queue
+    from orchestrator.service import ServeOptions
+    from orchestrator.service import serve as serve_jobs
+
+    if ray_address and in_process:
+        raise typer.BadParameter("--ray-address and --in-process exclude each other")
+    options = ServeOptions(
+        data_dir=data_dir,
+        host=host,
+        port=port,
+        names=tuple(name or ()),
+        token_file=token_file,
+        roots=tuple(root) if root else None,
+        storage_uri=storage,
+        ray_address=ray_address,
+        in_process=in_process,
+        workers=workers,
+        token_budget=token_budget,
+        queues=tuple(parse_queue(one) for one in queue or ()),
+        grace_seconds=grace,
+        lease_seconds=lease,
+    )
+    serve_jobs(options, stderr())
+
+
 for verbs in (submit, look, logs, steer, artifacts, operate):
     verbs.add(app)
 

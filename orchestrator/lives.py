@@ -20,6 +20,7 @@ from jobs.records import (
 )
 from orchestrator.job_files import JobFiles
 from orchestrator.journal import Journal
+from orchestrator.metrics_history import MetricsHistory
 from workers.retention import superseded
 
 _RETRY_SECONDS = 1.0
@@ -63,6 +64,7 @@ class Lives:
         now: Callable[[], float] = time.time,
         sleep: Callable[[float], None] = time.sleep,
         warn: Callable[[str], None] = lambda _: None,
+        history: MetricsHistory | None = None,
     ) -> None:
         """Write to an open journal.
 
@@ -73,6 +75,7 @@ class Lives:
             now: Seconds since the epoch, for events.
             sleep: Waits for room on a full disk.
             warn: Tells a person, at once, why nothing goes on.
+            history: Takes what jobs measure into the journal too.
         """
         self._journal = journal
         self._files = files
@@ -81,6 +84,9 @@ class Lives:
         self._sleep = sleep
         self._warn = warn
         self._recorded_at = 0.0
+        self._history = history
+        if history is not None:
+            self._listeners.append(history)
 
     def start_attempt(self, job: Job, worker_id: str, message: str) -> None:
         """Hand a job to a worker; the attempt's number is in the job then."""
@@ -186,6 +192,8 @@ class Lives:
             return False
         self._recorded_at = self._now()
         try:
+            if self._history is not None:
+                self._history.write()
             self._journal.record_progress({job.id: job.progress for job in jobs})
         except DiskFullError:
             return False

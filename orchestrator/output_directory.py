@@ -16,7 +16,7 @@ import json
 import math
 import secrets
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -37,23 +37,40 @@ _EVALUATION: MetricKind = "eval"
 class OutputDirectory:
     """Writes a run's files, all but the journal. A listener of what happens to jobs."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(
+        self,
+        root: Path,
+        *,
+        storage_uri: str | None = None,
+        name_of: Callable[[Job], str] = lambda job: job.spec.name,
+        staging: str | None = None,
+    ) -> None:
         """Use a directory whose journal this process holds.
+
+        Args:
+            root: Of the directory.
+            storage_uri: Of a store for checkpoints and adapters, where they are not to stay here.
+            name_of: What a job's files are called: unique among the jobs whose files stay here.
+            staging: Name of the folder in which workers write, where they may outlive this process; what is in it is
+                left alone. Else a new one, and what earlier processes left is deleted.
 
         Raises:
             LoraloomError: It cannot be written.
         """
         self.root = root.resolve()
+        self._name_of = name_of
         try:
             for folder in (self.artifacts, self.checkpoints, self.logs, self.metrics):
                 folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise LoraloomError(f"the output directory {self.root} cannot be used: {error.strerror}") from error
-        shutil.rmtree(self.artifacts / _STAGING, ignore_errors=True)
+        self._staging_stays = staging is not None
+        if not self._staging_stays:
+            shutil.rmtree(self.artifacts / _STAGING, ignore_errors=True)
         # A name of its own: a worker of a run that was killed may still be writing.
-        self.staging = self.artifacts / _STAGING / secrets.token_hex(4)
+        self.staging = self.artifacts / _STAGING / (staging or secrets.token_hex(4))
         """Folder in which workers write adapters; on the same file system, so that publishing is a rename."""
-        self.job_files = JobFiles(self.root)
+        self.job_files = JobFiles(self.root, storage_uri, name_of=name_of)
         """Checkpoints and published adapters."""
         self._unwritten: dict[Path, bytes] = {}
         self._last_steps: dict[str, dict[MetricKind, int]] = {}
@@ -79,6 +96,10 @@ class OutputDirectory:
         """Folder of metrics histories."""
         return self.root / "metrics"
 
+    def log_of(self, name: str) -> Path:
+        """The log of the job whose files are called so."""
+        return self.logs / f"{name}.log"
+
     def finished(self, name: str) -> dict[str, Any] | None:
         """The manifest of a job that has finished here before, its files re-hashed; `None` if there is none.
 
@@ -90,9 +111,9 @@ class OutputDirectory:
 
     def begin(self, job: Job) -> None:
         """Start a new job's files: what another one of its name left would not fit to them."""
-        for path in (self.logs / f"{job.spec.name}.log", self.metrics / f"{job.spec.name}.jsonl"):
+        for path in (self.log_of(self._name_of(job)), self.metrics / f"{self._name_of(job)}.jsonl"):
             path.unlink(missing_ok=True)
-        self._last_steps.pop(job.spec.name, None)
+        self._last_steps.pop(self._name_of(job), None)
 
     def publish(self, job: Job, staged: str) -> str:
         """Verify a staged artifact and move it to its place in one rename. Twice is once.
@@ -111,9 +132,9 @@ class OutputDirectory:
         """Cut the metrics after the step that the job goes on from, so that each logged step stands there once."""
         for difference in report.differences:
             self._log(job, f"bits may differ from those of an uninterrupted run: {difference}")
-        path = self.metrics / f"{job.spec.name}.jsonl"
+        path = self.metrics / f"{self._name_of(job)}.jsonl"
         self._unwritten.pop(path, None)
-        self._last_steps.pop(job.spec.name, None)
+        self._last_steps.pop(self._name_of(job), None)
         _keep_lines(path, [line for line in _lines(path) if _happened(line, report)])
 
     def on_log(self, job: Job, message: str) -> None:
@@ -147,19 +168,20 @@ class OutputDirectory:
     def close(self) -> None:
         """Leave nothing half written."""
         self.job_files.close()
-        shutil.rmtree(self.artifacts / _STAGING, ignore_errors=True)
+        if not self._staging_stays:
+            shutil.rmtree(self.artifacts / _STAGING, ignore_errors=True)
 
     def _log(self, job: Job, message: str, at: float | None = None) -> None:
         moment = datetime.fromtimestamp(at, UTC) if at is not None else datetime.now(UTC)
         stamp = moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        self._append(self.logs / f"{job.spec.name}.log", f"{stamp} {message}\n")
+        self._append(self.log_of(self._name_of(job)), f"{stamp} {message}\n")
 
     def _metric(self, job: Job, point: MetricPoint) -> bool:
         """Add to the metrics history; false where a process that died since has written it already."""
-        path = self.metrics / f"{job.spec.name}.jsonl"
-        last = self._last_steps.get(job.spec.name)
+        path = self.metrics / f"{self._name_of(job)}.jsonl"
+        last = self._last_steps.get(self._name_of(job))
         if last is None:
-            last = self._last_steps[job.spec.name] = _last_steps(path)
+            last = self._last_steps[self._name_of(job)] = _last_steps(path)
         if point.step <= last[point.kind]:
             return False
         last[point.kind] = point.step

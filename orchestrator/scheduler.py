@@ -15,6 +15,7 @@ from jobs.records import (
     Assignment,
     BaseKey,
     CheckpointReport,
+    Desired,
     EvalReport,
     Job,
     JobState,
@@ -28,13 +29,19 @@ from jobs.records import (
 from orchestrator import retries
 from orchestrator.clusters import Cluster, End, Observation, WorkerEnd
 from orchestrator.lives import Lives
-from orchestrator.placement import NewWorker, RunningWorker, Snapshot, WaitingJob, decide
-from orchestrator.snapshot import PolicySettings, RunningJob
+from orchestrator.placement import decide
+from orchestrator.queueing import FairShares, WaitingLine
+from orchestrator.rebalancing import give_back
+from orchestrator.snapshot import Decision, NewWorker, PolicySettings, Queue, Snapshot, WaitingJob
+from orchestrator.survey import Survey
 from workers.estimate import Estimate
 from workers.settings import WorkerSettings
 
 _WITH_A_WORKER = frozenset({JobState.STARTING, JobState.RUNNING, JobState.PAUSED})
 """States in which an attempt is open, and its worker is heard."""
+
+HAND_OVER = PolicySettings(hand_over_at_once=True)
+"""How `loraloom run` places jobs."""
 
 
 @dataclass
@@ -49,6 +56,8 @@ class WorkerRecord:
     """Number of its last report that was taken in."""
     acknowledged: int = 0
     """The same of the last that it was told to be so."""
+    idle_since: float | None = None
+    """Since when it has had no job."""
 
 
 class Scheduler:
@@ -66,6 +75,8 @@ class Scheduler:
         now: Callable[[], float] = time.monotonic,
         adopted: Sequence[NewWorker] = (),
         num_started: int = 0,
+        policy: PolicySettings = HAND_OVER,
+        queues: Sequence[Queue] = (),
     ) -> None:
         """Take over jobs that are PENDING, or that an adopted worker trains.
 
@@ -79,12 +90,13 @@ class Scheduler:
             now: Seconds of a clock that never goes back, for delays.
             adopted: Workers of the cluster that an earlier scheduler started and that go on.
             num_started: Workers ever started on this journal, so that no id is given twice.
+            policy: How jobs are placed.
+            queues: Weights and quotas; other queues have a weight of 1 and no quota.
         """
         self.jobs = {job.id: job for job in jobs}
         self.workers: dict[str, WorkerRecord] = {worker.id: WorkerRecord(worker) for worker in adopted}
         self._num_started = num_started
-        self._sequence = {job.id: number for number, job in enumerate(jobs)}
-        self._estimates = estimates
+        self._estimates = dict(estimates)
         self._cluster = cluster
         self._settings = settings
         self._lives = lives
@@ -94,6 +106,21 @@ class Scheduler:
         """When RECOVERING jobs may be placed again."""
         self._num_fruitless: dict[str, int] = {}
         """Workers that a job has lost in a row without taking a step."""
+        self._policy = policy
+        self._queues = tuple(queues)
+        self._shares = FairShares(policy)
+        self._turned_at = now()
+        self._line = WaitingLine()
+        self._decision = Decision()
+        """The last one, for those who ask why a job waits."""
+        self._num_placed = 0
+        self._leaving: dict[str, tuple[str, str]] = {}
+        """Jobs that their workers were told to hand back, with reason and message."""
+        self._survey = Survey(self._estimates, now, whole_jobs=policy.hand_over_at_once)
+        for job in jobs:
+            self._survey.enrol(job)
+            if job.worker_id is not None:
+                self._survey.placed(job)
 
     @property
     def is_done(self) -> bool:
@@ -103,12 +130,11 @@ class Scheduler:
     def tick(self, timeout_seconds: float = 0.0) -> None:
         """One turn. Waits for news at most `timeout_seconds`."""
         self._recover()
+        self._follow_intent()
         self._place()
         for observation in self._cluster.poll(timeout_seconds):
             self._observe(observation)
-        for worker_id, record in self.workers.items():
-            if record.ended is None and not self._active(record) and self._no_more_for(record.worker.base):
-                self._stop(worker_id, "no job left for its base")
+        self._give_back()
         if self._lives.record_progress([job for job in self.jobs.values() if job.state in _WITH_A_WORKER]):
             self._acknowledge()
 
@@ -128,8 +154,42 @@ class Scheduler:
             for observation in self._cluster.poll(0.1):
                 self._observe(observation)
         for job in self.jobs.values():
-            if job.state in _WITH_A_WORKER:
+            if job.worker_id is not None and job.state in _WITH_A_WORKER:
                 self._lives.end_attempt(job, JobState.PENDING, "preempted", message)
+
+    def add(self, job: Job) -> None:
+        """Take over a job that was submitted, or that is tried again after it has ended."""
+        self.jobs[job.id] = job
+        self._survey.enrol(job)
+
+    def estimate(self, job_id: str) -> Estimate | None:
+        """What the job will take, where that is known."""
+        return self._estimates.get(job_id)
+
+    def fix_token_budget(self, token_budget: int) -> None:
+        """Tokens that packs of workers started from now on may hold."""
+        self._settings = replace(self._settings, token_budget=token_budget)
+
+    def has_estimate(self, job_id: str) -> bool:
+        """Whether the job can be placed."""
+        return job_id in self._estimates
+
+    def checked(self, job_id: str, estimate: Estimate) -> None:
+        """What a job will take is known; it can be placed from now on."""
+        self._estimates[job_id] = estimate
+
+    def refuse(self, job_id: str, message: str) -> None:
+        """A job's base or data cannot be used. Without effect on one that has ended."""
+        job = self.jobs.get(job_id)
+        if job is not None and not job.state.is_terminal:
+            self._lives.change(job, JobState.FAILED, "invalid", message)
+
+    def steer(self, job_id: str, *, desired: Desired, priority: int, queue: str) -> None:
+        """What the job's owner wants now; the next turns make it so."""
+        job = self.jobs[job_id]
+        if (job.priority, job.queue) != (priority, queue) and job_id in self._line:
+            self._line.remove(job_id)
+        job.desired, job.priority, job.queue = desired, priority, queue
 
     def cancel(self, job_id: str, message: str) -> None:
         """End a job on a person's word. Without effect on one that has ended."""
@@ -138,7 +198,41 @@ class Scheduler:
             return
         if job.worker_id is not None and self.workers[job.worker_id].ended is None:
             self._cluster.release(job.worker_id, job_id)
+        self._leaving.pop(job_id, None)
         self._lives.change(job, JobState.CANCELLED, "cancelled", message)
+
+    def forget_ended(self) -> list[Job]:
+        """Let go of jobs that have ended; the journal has them."""
+        ended = [job for job in self.jobs.values() if job.state.is_terminal]
+        for job in ended:
+            del self.jobs[job.id]
+            self._estimates.pop(job.id, None)
+            self._num_fruitless.pop(job.id, None)
+            self._leaving.pop(job.id, None)
+            self._survey.forget(job.id)
+        return ended
+
+    def why(self, job_id: str) -> str | None:
+        """Why a job waits; `None` for one that does not, or of which nothing was decided yet."""
+        job = self.jobs[job_id]
+        if job.state is not JobState.PENDING or job_id not in self._line:
+            return None
+        return self._decision.why(self._survey.waiting(job))
+
+    @property
+    def waiting_ids(self) -> list[str]:
+        """Jobs that could be placed if there was room, in no order."""
+        return [job.id for job in self._line]
+
+    @property
+    def wanted_devices(self) -> int:
+        """Devices that the jobs which wait could fill, beside those in use."""
+        return self._decision.wanted_devices
+
+    @property
+    def queue_shares(self) -> tuple[Queue, ...]:
+        """All queues that have had anything, with what they had and what was due to them."""
+        return self._shares.queues(self._queues)
 
     def neighbours(self, job: Job) -> list[Job]:
         """Other live jobs on the same worker: who shares its base and its device."""
@@ -156,34 +250,97 @@ class Scheduler:
             if job.state is JobState.RECOVERING and self._now() >= self._not_before[job.id]:
                 self._lives.change(job, JobState.PENDING, "retry", "waiting to be placed again")
 
+    def _follow_intent(self) -> None:
+        """Make of each job what its owner wants."""
+        for job in list(self.jobs.values()):
+            if job.desired is Desired.RUN:
+                if job.state is JobState.PAUSED and job.worker_id is None:
+                    self._lives.change(job, JobState.PENDING, "resumed", "waiting to be placed again")
+            elif job.state.is_terminal:
+                continue
+            elif job.desired is Desired.CANCEL:
+                self.cancel(job.id, "cancelled by its owner")
+            elif job.worker_id is not None and job.state in _WITH_A_WORKER:
+                self._call_back(job, "paused", "paused by its owner")
+            elif job.state is not JobState.PAUSED:
+                self._lives.change(job, JobState.PAUSED, "paused", "paused by its owner before it was placed")
+
+    def _call_back(self, job: Job, reason: str, message: str) -> None:
+        """Let a job's worker save it and drop it. Asked again, it is still one request."""
+        if job.id not in self._leaving and job.worker_id is not None:
+            self._leaving[job.id] = (reason, message)
+            self._cluster.hand_back(job.worker_id, job.id)
+
+    def _line_up(self) -> None:
+        """Bring the waiting line up to date."""
+        waiting = {job.id for job in self.jobs.values() if job.state is JobState.PENDING and job.id in self._estimates}
+        for job_id in [one.id for one in self._line if one.id not in waiting]:
+            self._line.remove(job_id)
+        for job_id in sorted(waiting):
+            if job_id not in self._line:
+                self._line.add(self._survey.waiting(self.jobs[job_id]))
+
+    def _snapshot(self, alive: Mapping[str, WorkerRecord], waiting: tuple[WaitingJob, ...] = ()) -> Snapshot:
+        taken = {record.worker.device.id for record in alive.values()}
+        by_worker: dict[str, list[Job]] = {worker_id: [] for worker_id in alive}
+        for job in self.jobs.values():
+            if job.state in _WITH_A_WORKER and job.worker_id in by_worker:
+                by_worker[job.worker_id].append(job)
+        return Snapshot(
+            waiting=waiting,
+            workers=tuple(
+                self._survey.worker(
+                    record.worker, by_worker[worker_id], leaving=self._leaving, idle_since=record.idle_since
+                )
+                for worker_id, record in alive.items()
+            ),
+            free_devices=tuple(device for device in self._cluster.devices() if device.id not in taken),
+            num_started=self._num_started,
+            token_budget=self._settings.token_budget,
+            queues=self._shares.queues(self._queues),
+            now_seconds=self._now(),
+            num_placed=self._num_placed,
+            settings=self._policy,
+        )
+
+    def _share_time(self, snapshot: Snapshot) -> None:
+        """Let queues be charged for what their jobs had since the last turn."""
+        had: dict[str, float] = {}
+        for worker in snapshot.workers:
+            for queue, (_, _, share) in worker.by_queue.items():
+                had[queue] = had.get(queue, 0.0) + share
+        now = snapshot.now_seconds
+        wanting = [name for name in self._line.heads if name not in self._decision.at_quota]
+        self._shares.advance(now - self._turned_at, had, wanting, self._queues)
+        self._turned_at = now
+
     def _place(self) -> None:
-        waiting = [job for job in self.jobs.values() if job.state is JobState.PENDING]
-        if not waiting:
-            return
-        requests = [self._waiting_job(job) for job in waiting]
+        self._line_up()
         alive = {worker_id: record for worker_id, record in self.workers.items() if record.ended is None}
+        waiting = [job for job in self.jobs.values() if job.id in self._line]
+        if not self._policy.hand_over_at_once:
+            self._share_time(self._snapshot(alive))
+        if not waiting:
+            self._decision = Decision()
+            return
+        requests: tuple[WaitingJob, ...] = ()
+        if self._policy.hand_over_at_once:
+            requests = tuple(self._survey.waiting(job) for job in waiting)
         if not alive and not self._cluster.devices():
             # Nothing can be said of what fits before there is something for it to fit on.
             for job in waiting:
                 job.message = "no device yet: the cluster has no node with room for a worker"
             return
-        taken = {record.worker.device.id for record in alive.values()}
-        decision = decide(
-            Snapshot(
-                waiting=tuple(requests),
-                workers=tuple(self._running_worker(record) for record in alive.values()),
-                free_devices=tuple(device for device in self._cluster.devices() if device.id not in taken),
-                num_started=self._num_started,
-                token_budget=self._settings.token_budget,
-                settings=PolicySettings(hand_over_at_once=True),
-            )
-        )
+        decision = self._decision = decide(self._snapshot(alive, requests), None if requests else self._line)
         for job_id, message in decision.impossible:
             self._lives.change(self.jobs[job_id], JobState.FAILED, "memory", message)
         answered = {job_id for job_id, _ in decision.impossible} | {one.job_id for one in decision.placements}
         for request in requests:
             if request.id not in answered:
                 self.jobs[request.id].message = decision.why(request)
+        self._carry_out(decision)
+
+    def _carry_out(self, decision: Decision) -> None:
         assignments: dict[str, list[Assignment]] = {new.id: [] for new in decision.new_workers}
         for new in decision.new_workers:
             self.workers[new.id] = WorkerRecord(new)
@@ -192,6 +349,9 @@ class Scheduler:
             job = self.jobs[placement.job_id]
             job.progress = replace(job.progress, total_steps=self._estimates[job.id].total_steps)
             self._lives.start_attempt(job, placement.worker_id, placement.reason)
+            self._line.remove(job.id)
+            self._survey.placed(job)
+            self._num_placed += 1
             assignments.setdefault(placement.worker_id, []).append(
                 Assignment(job_id=job.id, spec=job.spec, attempt=job.attempt, checkpoints=job.checkpoints)
             )
@@ -206,39 +366,31 @@ class Scheduler:
             self._cluster.assign(worker_id, more)
         for retirement in decision.retired:
             self._stop(retirement.worker_id, retirement.reason)
-
-    def _waiting_job(self, job: Job) -> WaitingJob:
-        estimate = self._estimates[job.id]
-        return WaitingJob(
-            id=job.id,
-            base=estimate.base,
-            base_shape=estimate.base_shape,
-            demand=estimate.demand,
-            work_tokens=estimate.train_tokens,
-            priority=job.spec.scheduling.priority,
-            queue=job.spec.scheduling.queue,
-            sequence=self._sequence[job.id],
-        )
-
-    def _running_worker(self, record: WorkerRecord) -> RunningWorker:
-        return RunningWorker(
-            id=record.worker.id,
-            device=record.worker.device,
-            base=record.worker.base,
-            jobs=tuple(
-                RunningJob(
-                    id=job.id,
-                    demand=self._estimates[job.id].demand,
-                    tokens_left=self._estimates[job.id].train_tokens,
-                    priority=job.spec.scheduling.priority,
-                    queue=job.spec.scheduling.queue,
-                )
-                for job in self._active(record)
-            ),
-        )
+        for preemption in decision.preemptions:
+            for victim in preemption.victims:
+                self._call_back(self.jobs[victim], "preempted", preemption.reason)
+                self._survey.preempted(victim)
 
     def _active(self, record: WorkerRecord) -> list[Job]:
         return [job for job in self.jobs.values() if job.worker_id == record.worker.id and job.state in _WITH_A_WORKER]
+
+    def _give_back(self) -> None:
+        """Stop workers that nobody needs: at once where no job of their base is left, else after a while."""
+        alive = {worker_id: record for worker_id, record in self.workers.items() if record.ended is None}
+        busy = {job.worker_id for job in self.jobs.values() if job.state in _WITH_A_WORKER}
+        for worker_id, record in alive.items():
+            if worker_id in busy:
+                record.idle_since = None
+            elif record.idle_since is None:
+                record.idle_since = self._now()
+        idle = {worker_id: record for worker_id, record in alive.items() if record.idle_since is not None}
+        if self._policy.hand_over_at_once:
+            for worker_id, record in idle.items():
+                if self._no_more_for(record.worker.base):
+                    self._stop(worker_id, "no job left for its base")
+        elif idle:
+            for retirement in give_back(self._snapshot(idle), Decision()):
+                self._stop(retirement.worker_id, retirement.reason)
 
     def _no_more_for(self, base: BaseKey) -> bool:
         return not any(
@@ -277,6 +429,7 @@ class Scheduler:
 
     def _after_end(self, job: Job, worker_id: str, end: WorkerEnd) -> None:
         """The job's worker is gone."""
+        self._leaving.pop(job.id, None)
         said = f"{worker_id}: {end.message}"
         match end.kind:
             case End.UNUSABLE:
@@ -323,6 +476,7 @@ class Scheduler:
                     tokens=job.progress.tokens + report.tokens,
                     busy_seconds=job.progress.busy_seconds + report.seconds,
                 )
+                self._survey.stepped(job.id, report.seconds, report.tokens)
                 self._lives.step(job, report)
             case EvalReport():
                 job.progress = replace(
@@ -336,6 +490,7 @@ class Scheduler:
                 self._lives.log(job, report.message)
             case CheckpointReport():
                 self._lives.commit_checkpoint(job, report.record)
+                self._survey.saved(job)
             case ResumeReport():
                 last_logged = report.progress.train_loss
                 job.progress = replace(
@@ -349,6 +504,12 @@ class Scheduler:
                 self._state_report(job, report)
 
     def _state_report(self, job: Job, report: StateReport) -> None:
+        if report.state is JobState.PENDING:
+            reason, message = self._leaving.pop(job.id, ("preempted", "its worker has handed it back"))
+            state = JobState.PAUSED if job.desired is Desired.PAUSE else JobState.PENDING
+            reason = "paused" if state is JobState.PAUSED else reason
+            self._lives.end_attempt(job, state, reason, f"{message}; {report.message}")
+            return
         if report.state is JobState.FAILED:
             self._after_error(job, report.reason, report.message)
             return

@@ -82,6 +82,10 @@ class Cluster(Protocol):
         """Take a job from a worker at its next step boundary."""
         ...
 
+    def hand_back(self, worker_id: str, job_id: str) -> None:
+        """Let a worker save one job where it stands and drop it; it reports the job PENDING then."""
+        ...
+
     def preempt(self) -> None:
         """Let every worker save its jobs where they stand and end; `poll` tells when it has."""
         ...

@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-
-import torch
+from typing import TYPE_CHECKING
 
 from jobs.records import Assignment
 from orchestrator.clusters import End, Observation, WorkerEnd, end_of
 from orchestrator.placement import Device, NewWorker
 from workers.settings import WorkerSettings
-from workers.worker import Worker
+
+if TYPE_CHECKING:
+    from workers.worker import Worker
 
 
 class InProcessCluster:
     """Workers are stepped in turn by `poll`; nothing runs in between."""
 
-    def __init__(self, devices: Sequence[Device], *, build: Callable[..., Worker] = Worker) -> None:
+    def __init__(self, devices: Sequence[Device], *, build: Callable[..., Worker] | None = None) -> None:
+        """Nothing heavy is loaded before the first worker starts.
+
+        Args:
+            devices: To train on.
+            build: Makes a worker.
+        """
         self._devices = list(devices)
         self._build = build
         self._workers: dict[str, Worker] = {}
         self._loaded: set[str] = set()
         self._observed: list[Observation] = []
-        torch.set_num_threads(min(device.num_cpus for device in devices))
 
     def devices(self) -> list[Device]:
         """As given."""
@@ -35,7 +41,15 @@ class InProcessCluster:
 
     def start_worker(self, worker: NewWorker, settings: WorkerSettings, jobs: Sequence[Assignment]) -> None:
         """Loading happens in the next `poll`, so that its errors are reported as those of any worker."""
-        started = self._build(worker.id, worker.base, settings, device=worker.device.kind)
+        import torch
+
+        torch.set_num_threads(min(device.num_cpus for device in self._devices))
+        build = self._build
+        if build is None:
+            from workers.worker import Worker
+
+            build = Worker
+        started = build(worker.id, worker.base, settings, device=worker.device.kind)
         started.assign(jobs)
         self._workers[worker.id] = started
 
@@ -46,6 +60,10 @@ class InProcessCluster:
     def release(self, worker_id: str, job_id: str) -> None:
         """At once: between two polls every worker stands at a step boundary."""
         self._workers[worker_id].release(job_id)
+
+    def hand_back(self, worker_id: str, job_id: str) -> None:
+        """Takes the steps that it takes to write the checkpoint."""
+        self._workers[worker_id].hand_back(job_id)
 
     def preempt(self) -> None:
         """At once, for the same reason."""

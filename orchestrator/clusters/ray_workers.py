@@ -75,6 +75,10 @@ class RayWorkers:
         """Sent without waiting for the answer."""
         self._steer(worker_id, "release", job_id)
 
+    def hand_back(self, worker_id: str, job_id: str) -> None:
+        """Sent without waiting for the answer."""
+        self._steer(worker_id, "hand_back", job_id)
+
     def preempt(self) -> None:
         """Sent without waiting for the answer."""
         for worker_id in list(self._workers):

@@ -16,7 +16,7 @@ from orchestrator.placement import NewWorker
 from workers.settings import WorkerSettings
 from workers.worker import Worker
 
-PROTOCOL = 1
+PROTOCOL = 2
 """Of the calls below and of what goes through them. A worker of another one, left by an upgrade, is not adopted."""
 
 
@@ -51,6 +51,10 @@ class WorkerActor:
     def release(self, job_id: str) -> None:
         """See `WorkerLoop`."""
         self._loop.release(job_id)
+
+    def hand_back(self, job_id: str) -> None:
+        """See `WorkerLoop`."""
+        self._loop.hand_back(job_id)
 
     def preempt(self) -> None:
         """See `WorkerLoop`; returns at once."""

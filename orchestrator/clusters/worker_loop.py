@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 
-from jobs.records import Assignment, StateReport, WorkerStatus
+from jobs.records import Assignment, JobState, StateReport, WorkerStatus
 from orchestrator.clusters import End, Observation, WorkerEnd, end_of
 from orchestrator.clusters.outbox import Outbox
 from workers.worker import Worker
@@ -32,6 +32,7 @@ class WorkerLoop:
         self._changed = threading.Condition()
         self._assigned: list[Assignment] = list(jobs)
         self._released: list[str] = []
+        self._called_back: list[str] = []
         self._attempts = {job.job_id: job.attempt for job in jobs}
         self._outbox = outbox or Outbox()
         self._status: WorkerStatus | None = None
@@ -59,6 +60,12 @@ class WorkerLoop:
             # What it was assigned again before that boundary is gone with it.
             self._assigned = [job for job in self._assigned if job.job_id != job_id]
             self._attempts.pop(job_id, None)
+            self._changed.notify_all()
+
+    def hand_back(self, job_id: str) -> None:
+        """Save a job at the next micro-batch boundary and drop it."""
+        with self._changed:
+            self._called_back.append(job_id)
             self._changed.notify_all()
 
     def preempt(self, message: str) -> None:
@@ -95,7 +102,10 @@ class WorkerLoop:
         """
         with self._changed:
             for report in self._outbox.acknowledge(acknowledged):
-                is_end = isinstance(report, StateReport) and report.state.is_terminal
+                # A job that was handed back is this worker's no more, as one that has ended.
+                is_end = isinstance(report, StateReport) and (
+                    report.state.is_terminal or report.state is JobState.PENDING
+                )
                 if is_end and self._attempts.get(report.job_id) == report.attempt:
                     del self._attempts[report.job_id]
             heard = acknowledged if after is None else after
@@ -134,7 +144,9 @@ class WorkerLoop:
                 for job_id in self._released:
                     worker.release(job_id)
                 worker.assign(self._assigned)
-                self._released, self._assigned = [], []
+                for job_id in self._called_back:
+                    worker.hand_back(job_id)
+                self._released, self._assigned, self._called_back = [], [], []
                 self._status = worker.status()
                 if not worker.is_idle:
                     self._is_stepping = True

@@ -421,6 +421,13 @@ class Journal(JournalReader):
             for job_id, one in progress.items():
                 statements.set_progress(connection, job_id, one)
 
+    def tell_waiting(self, reasons: Mapping[str, str]) -> None:
+        """Say why jobs wait, by id, for show. No event: nothing has happened. Of one that waits no more, nothing."""
+        with self._writing() as connection:
+            for job_id, reason in reasons.items():
+                waits = (jobs.c.id == job_id) & (jobs.c.state == JobState.PENDING.value)
+                connection.execute(update(jobs).where(waits).values(message=reason))
+
     def put_setting(self, key: str, value: Any) -> None:
         """Set a JSON value."""
         with self._writing() as connection:
