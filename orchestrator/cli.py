@@ -197,9 +197,7 @@ def serve(
     data_dir: Annotated[Path, typer.Option(help="Journal, checkpoints, adapters and logs; created if missing.")] = Path(
         "loraloom-data"
     ),
-    host: Annotated[
-        str, typer.Option(help="Interface to listen at; a public one needs --token-file.")
-    ] = "127.0.0.1",
+    host: Annotated[str, typer.Option(help="Interface to listen at; a public one needs --token-file.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen at; 0 for any that is free.")] = 8400,
     name: Annotated[
         list[str] | None, typer.Option("--name", help="A further host name that it is reached by; repeatable.")
@@ -217,9 +215,7 @@ def serve(
         str | None, typer.Option(help="Join this Ray cluster instead of starting one that outlives the service.")
     ] = None,
     in_process: Annotated[bool, typer.Option("--in-process", help="Train in this process, without Ray.")] = False,
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="Workers on a node without GPUs; one without it.")
-    ] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Workers on a node without GPUs; one without it.")] = None,
     token_budget: TokenBudget = None,
     queue: Annotated[
         list[str] | None,

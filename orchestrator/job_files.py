@@ -11,7 +11,8 @@ the journal: its URI holds the sha256 of its manifest, and with that vouches for
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection
+import json
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from jobs.artifacts import MANIFEST, verify_files
 from jobs.errors import StoreError
 from jobs.records import CheckpointRecord, Job
 from workers.object_store import ObjectStore
-from workers.publishing import fsync
+from workers.publishing import FileEntry, fsync
 from workers.retention import PUBLISHED
 from workers.storage import artifacts_key, checkpoints_key, parse_artifact_name
 
@@ -36,13 +37,13 @@ class ArtifactFiles:
 
     manifest_sha256: str
     """Hex; of the file, so that it vouches for all the others."""
-    sizes_bytes: dict[str, int]
-    """By file name, the manifest too."""
+    files: Mapping[str, FileEntry]
+    """By name, the manifest too."""
 
     @property
     def size_bytes(self) -> int:
         """Of all files together."""
-        return sum(self.sizes_bytes.values())
+        return sum(entry.size_bytes for entry in self.files.values())
 
 
 class JobFiles:
@@ -157,7 +158,16 @@ class JobFiles:
             except OSError as error:
                 raise ValueError(f"{artifact}/{MANIFEST} cannot be read: {error}") from error
             sizes = {path.name: path.stat().st_size for path in Path(artifact).iterdir() if path.is_file()}
-        return ArtifactFiles(manifest_sha256=hashlib.sha256(manifest).hexdigest(), sizes_bytes=sizes)
+        own = hashlib.sha256(manifest).hexdigest()
+        try:
+            hashes = {**dict(json.loads(manifest)["files"]), MANIFEST: own}
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{artifact}/{MANIFEST} cannot be read: {error}") from error
+        missing = sorted(hashes.keys() - sizes.keys())
+        if missing:
+            raise ValueError(f"{artifact}/{missing[0]} is missing")
+        entries = {name: FileEntry(sha256=sha256, size_bytes=sizes[name]) for name, sha256 in hashes.items()}
+        return ArtifactFiles(manifest_sha256=own, files=entries)
 
     def open(self, artifact: str, name: str) -> BinaryIO:
         """A file of an adapter, to be read from its beginning and closed by the caller.
@@ -169,7 +179,7 @@ class JobFiles:
         Raises:
             FileNotFoundError: There is no such file.
         """
-        if name not in self.describe(artifact).sizes_bytes:
+        if name not in self.describe(artifact).files:
             raise FileNotFoundError(f"{artifact} has no file {name!r}")
         if "://" not in artifact:
             return (Path(artifact) / name).open("rb")

@@ -19,7 +19,7 @@ from jobs.records import (
     StepReport,
 )
 from orchestrator.job_files import JobFiles
-from orchestrator.journal import Journal
+from orchestrator.journal import ArtifactRecord, Journal
 from orchestrator.metrics_history import MetricsHistory
 from workers.retention import superseded
 
@@ -50,6 +50,23 @@ class Listener(Protocol):
     def on_log(self, job: Job, message: str) -> None:
         """Something that a job's owner should know."""
         ...
+
+
+def artifact_record(job_id: str, attempt: int, artifact: str, files: JobFiles) -> ArtifactRecord:
+    """What the journal keeps of a published adapter.
+
+    Raises:
+        ValueError: It is not there.
+    """
+    found = files.describe(artifact)
+    return ArtifactRecord(
+        job_id=job_id,
+        attempt=attempt,
+        uri=artifact,
+        manifest_sha256=found.manifest_sha256,
+        size_bytes=found.size_bytes,
+        files=found.files,
+    )
 
 
 class Lives:
@@ -124,7 +141,6 @@ class Lives:
         reason: str,
         message: str,
         *,
-        artifact: str | None = None,
         charged: bool = False,
     ) -> None:
         """Change a job's state. One that ends the job ends its attempt too."""
@@ -138,12 +154,26 @@ class Lives:
                 message=message,
                 at=self._now(),
                 charged=charged,
-                artifact=artifact,
                 progress=job.progress,
             )
         )
         job.num_charged += charged
-        job.artifact = artifact or job.artifact
+        self._tell(job, event)
+
+    def succeed(self, job: Job, reason: str, message: str, artifact: str) -> None:
+        """The job has ended well, and its adapter is published: both are true at the same moment.
+
+        Raises:
+            ValueError: The adapter is not there.
+        """
+        self._require(job, JobState.SUCCEEDED)
+        record = artifact_record(job.id, job.attempt, artifact, self._files)
+        event = self._durably(
+            lambda: self._journal.commit_artifact(
+                record, message=message, at=self._now(), reason=reason, progress=job.progress
+            )
+        )
+        job.artifact = artifact
         self._tell(job, event)
 
     def commit_checkpoint(self, job: Job, record: CheckpointRecord) -> None:

@@ -11,6 +11,7 @@ from jobs.errors import Problem, SpecError
 from jobs.loading import LoadedSpec, locate
 from jobs.records import Job, JobProgress, JobState
 from orchestrator.journal import Journal, JournaledJob
+from orchestrator.lives import artifact_record
 from orchestrator.output_directory import OutputDirectory
 
 
@@ -84,14 +85,11 @@ def take_up(loaded: Sequence[LoadedSpec], journal: Journal, files: OutputDirecto
             job = _finished(one, manifest, str(folder), before)
             if before is not None and not before.state.is_terminal:
                 # Published, and then the run died before it could write that down.
-                journal.change(
-                    before.id,
-                    attempt=None,
-                    state=JobState.SUCCEEDED,
-                    reason="finished",
+                journal.commit_artifact(
+                    artifact_record(before.id, before.attempt, str(folder), files.job_files),
                     message=f"the adapter in {folder} was found whole",
                     at=at,
-                    artifact=str(folder),
+                    by_worker=False,
                     progress=job.progress,
                 )
             jobs.append(job)

@@ -518,13 +518,10 @@ class Scheduler:
             return
         try:
             artifact = self._publish(job, report.staged_artifact)
+            # Between the rename and this a crash leaves an artifact that nobody confirmed; the next run verifies it.
+            self._lives.succeed(job, report.reason, f"{report.message}; artifact in {artifact}", artifact)
         except (OSError, ValueError, StoreError) as error:
             self._after_error(job, "publish", f"the artifact could not be published: {error}")
-            return
-        # Between the rename and this a crash leaves an artifact that nobody confirmed; the next run verifies it.
-        self._lives.change(
-            job, report.state, report.reason, f"{report.message}; artifact in {artifact}", artifact=artifact
-        )
 
 
 def _is_new(job: Job, report: Report) -> bool:

@@ -77,6 +77,9 @@ class ScriptedCluster:
     def release(self, worker_id: str, job_id: str) -> None:
         self.calls.append(("release", worker_id, (job_id,)))
 
+    def hand_back(self, worker_id: str, job_id: str) -> None:
+        self.called_back.append((worker_id, job_id))
+
     def acknowledge(self, worker_id: str, number: int) -> None:
         self.acknowledged.append((worker_id, number))
 
@@ -161,7 +164,10 @@ def make_scheduler(
     def publish(job: Job, staged: str) -> str:
         if publish_error:
             raise ValueError(publish_error)
-        return f"published/{job.id}"
+        folder = files.root / "published" / job.id
+        folder.mkdir(parents=True)
+        (folder / "manifest.json").write_text('{"files": {}}')
+        return str(folder)
 
     jobs = [
         Job(
@@ -225,7 +231,7 @@ def test_a_job_lives_from_placed_to_published_and_its_worker_ends_with_the_last(
     cluster.says("w0", LogReport(job_id="a", message="line"), state("a", JobState.SUCCEEDED, staged="staging/a"))
     scheduler.tick()
     assert scheduler.is_done
-    assert scheduler.jobs["a"].artifact == "published/a"
+    assert (scheduler.jobs["a"].artifact or "").endswith("published/a")
     assert [kind for _, kind, _ in recorder.events] == [JobState.STARTING, JobState.RUNNING, JobState.SUCCEEDED]
     assert set(recorder.times) == {12.5}
     assert recorder.logs == ["line"]
