@@ -75,7 +75,7 @@ def page_query(connection: Connection, which: JobFilter, after: str | None, limi
     """
     if not 1 <= limit <= MAX_PAGE:
         raise ValueError(f"limit is {limit}; it should be 1 to {MAX_PAGE}")
-    key: ColumnElement[Any] = column(_COLUMNS[which.sort])
+    key: ColumnElement[Any] = _SUBMITTED if which.sort == "submitted" else column(_COLUMNS[which.sort])
     conditions = _conditions(connection, which)
     source = _SORTED.get(which.sort, _LISTING) if not conditions else _LISTING
     if after is not None:

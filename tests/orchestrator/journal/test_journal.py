@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,20 @@ import pytest
 import sqlalchemy
 
 from jobs.errors import LoraloomError
-from jobs.records import JobProgress, JobState
-from orchestrator.journal import Attempt, Journal, JournalError, JournalReader, StaleAttempt
+from jobs.records import Desired, JobProgress, JobState
+from orchestrator.journal import (
+    ArtifactRecord,
+    Attempt,
+    Journal,
+    JournalError,
+    JournalReader,
+    MetricPoint,
+    StaleAttempt,
+    Submission,
+    SubmissionKey,
+)
 from tests.orchestrator.journal.entries import contents, make_record, make_submission, requeue, start
+from workers.publishing import FileEntry
 
 
 def test_a_life(journal: Journal) -> None:
@@ -331,11 +343,62 @@ def test_rows_of_jobs_that_are_not_there_are_refused(journal: Journal) -> None:
         )
 
 
-def test_listing_jobs_loads_no_torch() -> None:
-    program = (
-        "import json, sys, orchestrator.journal; print(json.dumps([n for n in ('torch', 'ray') if n in sys.modules]))"
-    )
+def test_the_journal_loads_nothing_heavy() -> None:
+    """A service is to answer before any of it is there; an import that comes in by another one counts as well."""
+    heavy = ("torch", "ray", "transformers", "datasets", "safetensors", "numpy", "peft")
+    program = f"import json, sys, orchestrator.journal; print(json.dumps([n for n in {heavy} if n in sys.modules]))"
     assert json.loads(subprocess.check_output([sys.executable, "-c", program])) == []
+
+
+ARTIFACT = ArtifactRecord(
+    job_id="a",
+    attempt=1,
+    uri="s3://bucket/artifacts/a",
+    manifest_sha256="1" * 64,
+    size_bytes=12,
+    files={"adapter_config.json": FileEntry(sha256="2" * 64, size_bytes=5), "é": FileEntry(sha256="3", size_bytes=7)},
+)
+
+
+def test_an_artifact_comes_with_success(journal: Journal, path: Path) -> None:
+    start(journal)
+    assert journal.artifact("a") is None
+    event = journal.commit_artifact(ARTIFACT, message="all done", at=5.0, progress=JobProgress(step=9))
+    assert event == journal.events()[-1]
+    assert (event.state, event.reason, event.message) == (JobState.SUCCEEDED, "finished", "all done")
+    with JournalReader(path) as reader:
+        job = reader.job("a")
+        assert (job.state, job.artifact, job.progress.step, job.ended_unix_seconds) == (
+            JobState.SUCCEEDED,
+            ARTIFACT.uri,
+            9,
+            5.0,
+        )
+        assert reader.artifact("a") == ARTIFACT
+        assert not reader.attempts("a")[0].is_open
+    before = contents(journal)
+    for by_worker in (True, False):
+        with pytest.raises(JournalError):
+            journal.commit_artifact(ARTIFACT, message="again", at=6.0, by_worker=by_worker)
+    assert contents(journal) == before
+
+
+def test_an_artifact_of_an_attempt_that_is_over_is_nobodys(journal: Journal) -> None:
+    requeue(journal, "a", start(journal))
+    before = contents(journal)
+    with pytest.raises(StaleAttempt):
+        journal.commit_artifact(ARTIFACT, message="m", at=5.0)
+    assert contents(journal) == before
+    # The scheduler itself may have found it whole.
+    journal.commit_artifact(ARTIFACT, message="m", at=5.0, by_worker=False)
+    assert journal.artifact("a") == ARTIFACT
+    assert journal.job("a").state is JobState.SUCCEEDED
+
+
+def test_the_node_of_an_attempt_is_kept(journal: Journal) -> None:
+    journal.submit([make_submission("a")], at=1.0)
+    journal.start_attempt("a", worker_id="w", reason="r", message="m", at=2.0, node="node-1")
+    assert [one.node for one in journal.attempts("a")] == ["node-1"]
 
 
 def test_each_change_is_one_transaction(journal: Journal) -> None:
@@ -348,9 +411,16 @@ def test_each_change_is_one_transaction(journal: Journal) -> None:
         lambda: journal.quarantine_checkpoint(make_record(9, attempt=2), problem="p", at=3.0),
         lambda: journal.forget_checkpoints("a", [make_record(1).folder]),
         lambda: journal.put_setting("key", 2),
+        lambda: journal.submit([keyed, keyed], at=1.0, key=SubmissionKey.of("key", b"")),
+        lambda: journal.steer("a", desired=Desired.PAUSE, priority=1, queue="night", by="alice", at=3.0),
+        lambda: journal.record_metrics([MetricPoint(job_id="a", step=9, kind="train", values={"loss": 1.0})]),
+        lambda: journal.cut_metrics("a", step=1, evaluated_at=1),
+        lambda: journal.change("b", attempt=None, state=JobState.FAILED, reason="r", message="m", at=4.0),
+        lambda: journal.retry("b", by="alice", at=4.0),
+        lambda: journal.commit_artifact(replace(ARTIFACT, attempt=2), message="m", at=4.0, progress=JobProgress()),
         lambda: journal.change(
-            "a",
-            attempt=2,
+            "c",
+            attempt=None,
             state=JobState.SUCCEEDED,
             reason="r",
             message="m",
@@ -359,6 +429,7 @@ def test_each_change_is_one_transaction(journal: Journal) -> None:
             progress=JobProgress(),
         ),
     ]
+    keyed = Submission(spec=make_submission("b").spec, sweep_id="s")
     start(journal)
     for step in (1, 2):
         journal.commit_checkpoint(make_record(step))

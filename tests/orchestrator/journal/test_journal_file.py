@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import random
 import signal
 import sqlite3
 import subprocess
@@ -15,7 +17,7 @@ import sqlalchemy
 from jobs.checkpoints import DiskFullError
 from jobs.errors import LoraloomError
 from jobs.records import JobProgress, JobState
-from orchestrator.journal import Journal, JournalLocked, JournalReader
+from orchestrator.journal import JobFilter, Journal, JournalLocked, JournalReader, Submission
 from orchestrator.journal.lock import ProcessLock
 from orchestrator.journal.migrations import STEPS
 from orchestrator.journal.tables import metadata
@@ -47,6 +49,93 @@ def test_a_file_of_version_1_is_brought_up_to_date_with_everything_in_it(path: P
         journal.change("b", attempt=1, state=JobState.SUCCEEDED, reason="r", message="m", at=1.0)
     with JournalReader(path) as reader:
         assert reader.jobs()[1].state is JobState.SUCCEEDED
+
+
+def columns_of_version_1(path: Path) -> dict[str, list[tuple[object, ...]]]:
+    """All rows of all tables that version 1 has, in the columns that it has."""
+    before = sqlite3.connect(":memory:")
+    for statement in STEPS[0]:
+        before.execute(statement)
+    names = [row[0] for row in before.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+    connection = sqlite3.connect(path)
+    found: dict[str, list[tuple[object, ...]]] = {}
+    for table in names:
+        columns = ", ".join(row[1] for row in before.execute(f"PRAGMA table_info({table})"))
+        found[table] = connection.execute(f"SELECT {columns} FROM {table} ORDER BY rowid").fetchall()
+    connection.close()
+    return found
+
+
+def test_the_first_step_makes_what_version_1_was(path: Path, tmp_path: Path) -> None:
+    write_version_1(path)
+    other = tmp_path / "made.db"
+    connection = sqlite3.connect(other)
+    for statement in STEPS[0]:
+        connection.execute(statement)
+    connection.close()
+
+    def schema(database: Path) -> list[str]:
+        rows = sqlite3.connect(database).execute(
+            "SELECT sql FROM sqlite_master WHERE name NOT IN ('schema_version', 'sqlite_sequence') AND sql NOT NULL"
+        )
+        return sorted(" ".join(row[0].split()) for row in rows)
+
+    assert schema(path) == schema(other)
+
+
+def write_many_of_version_1(path: Path) -> None:
+    """200 jobs of 40 names, as `loraloom run` of that version left them."""
+    draw = random.Random(9)
+    connection = sqlite3.connect(path)
+    for statement in STEPS[0]:
+        connection.execute(statement)
+    connection.execute("CREATE TABLE schema_version (version INTEGER NOT NULL)")
+    connection.execute("INSERT INTO schema_version VALUES (1)")
+    for number in range(1, 201):
+        name = f"job-{number % 40}"
+        job_id = name if number <= 40 else f"{name}.{(number - 1) // 40 + 1}"
+        spec = make_submission("a").spec.model_dump(mode="json")
+        spec["labels"] = {"n": str(number % 3), "odd": "yes"} if number % 2 else {}
+        spec["scheduling"] |= {"queue": draw.choice(["default", "night"]), "priority": draw.randrange(-3, 4)}
+        state = draw.choice(list(JobState)).value
+        row = (job_id, name, json.dumps(spec), "0" * 64, number, state, "why", "é", 1, "w0", None, None)
+        connection.execute(f"INSERT INTO jobs VALUES ({', '.join('?' * 12)})", row)
+        ended = JobState(state).is_terminal
+        connection.execute(
+            "INSERT INTO attempts VALUES (?, 1, 'w0', 1.5, ?, ?, ?, 1)",
+            (job_id, 9.0 if ended else None, not ended, state if ended else None),
+        )
+        for at, what in ((number, "PENDING"), (number + 0.5, "RUNNING"), (number + 0.75, state)):
+            connection.execute("INSERT INTO events VALUES (NULL, ?, ?, ?, 'r', 'm')", (job_id, at, what))
+        folder = f"step-{number:06d}.00-a1"
+        connection.execute(
+            "INSERT INTO checkpoints VALUES (NULL, ?, 1, ?, 0, ?, 's', 7, NULL)", (job_id, number, folder)
+        )
+    connection.execute("INSERT INTO settings VALUES ('token_budget', '[1]')")
+    connection.commit()
+    connection.close()
+
+
+def test_every_row_of_version_1_is_there_and_found_by_what_is_new(path: Path) -> None:
+    write_many_of_version_1(path)
+    before = columns_of_version_1(path)
+    with Journal(path) as journal:
+        assert columns_of_version_1(path) == before
+        jobs = journal.jobs()
+        assert len(jobs) == 200
+        for number, job in enumerate(jobs, 1):
+            assert (job.queue, job.priority) == (job.spec["scheduling"]["queue"], job.spec["scheduling"]["priority"])
+            assert (job.labels, job.owner, job.sweep_id, job.estimate) == (job.spec["labels"], None, None, None)
+            assert job.desired == ("cancel" if job.state is JobState.CANCELLED else "run")
+            assert job.submitted_unix_seconds == number
+            assert job.ended_unix_seconds == (number + 0.75 if job.state.is_terminal else None)
+            assert (job.num_charged, len(job.checkpoints)) == (1, 1)
+        by_label = {job.id for job in journal.page(JobFilter(labels={"n": "1", "odd": "yes"}), limit=1000).items}
+        assert by_label == {job.id for job in jobs if job.labels.get("n") == "1"} != set()
+        assert [job.id for job in journal.unfinished().jobs] == [job.id for job in jobs if not job.state.is_terminal]
+        spec = make_submission("a").spec.model_copy(update={"name": "job-3"})
+        assert journal.submit([Submission(spec=spec)], at=1.0) == ["job-3.6"]
+        assert journal.jobs()[-1].submitted == 201
 
 
 LATER = (
