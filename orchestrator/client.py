@@ -235,7 +235,7 @@ class Client:
         """
         return (event for event in self._followed(job, after) if event is not None)
 
-    def wait(self, jobs: Collection[str], *, after: int | None = None) -> Iterator[EventItem | JobDetail]:
+    def wait(self, jobs: Collection[str], *, after: int = 0) -> Iterator[EventItem | JobDetail]:
         """Follow jobs to their ends.
 
         Args:
@@ -243,20 +243,36 @@ class Client:
             after: Sequence of the last event that is known.
 
         Yields:
-            What happens to them, and each job once it has ended.
+            What has happened to them and what happens, and each job once it has ended.
         """
-        left = dict.fromkeys(jobs)
-        for event in self._followed(next(iter(left)) if len(left) == 1 else None, after):
-            if event is not None and event.job_id in left:
+        seen = dict.fromkeys(jobs, after)
+        for event in self._followed(next(iter(seen)) if len(seen) == 1 else None, after or None):
+            if event is None:
+                # What happened before the stream stood.
+                for job_id in list(seen):
+                    yield from self._caught_up(job_id, seen)
+            elif event.sequence > seen.get(event.job_id, event.sequence):
+                seen[event.job_id] = event.sequence
                 yield event
-            # Whatever the events say, they may be of long ago; and the stream may have begun after the end.
-            ended = event is not None and event.state.is_terminal
-            for job_id in list(left) if event is None else [event.job_id] if ended and event.job_id in left else []:
-                job = self.job(job_id)
-                if job.state.is_terminal:
-                    del left[job_id]
-                    yield job
-            if not left:
+                if event.state.is_terminal:
+                    yield from self._caught_up(event.job_id, seen)
+            if not seen:
+                return
+
+    def _caught_up(self, job_id: str, seen: dict[str, int]) -> Iterator[EventItem | JobDetail]:
+        """What has happened to a job and was not told yet; and the job, no longer among those, if it has ended."""
+        while True:
+            # In this order all events of an end that is seen here come before it.
+            job = self.job(job_id)
+            new = list(self.events(job_id, after=seen[job_id]))
+            yield from new
+            if new:
+                seen[job_id] = new[-1].sequence
+            if job.state.is_terminal:
+                del seen[job_id]
+                yield job
+                return
+            if not any(event.state.is_terminal for event in new):
                 return
 
     def metrics(self, job: str) -> Iterator[MetricItem]:

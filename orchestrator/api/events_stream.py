@@ -12,11 +12,20 @@ from orchestrator.api.service import PREFIX, JobId, Service
 from orchestrator.api.streams import EventHub
 
 _MAX_SEQUENCE = 2**63 - 1
+_EVENT = {
+    "type": "object",
+    "properties": {
+        "id": {"type": "string", "description": "Sequence of the event"},
+        "event": {"const": "job"},
+        "data": {"type": "string", "contentMediaType": "application/json", "description": "An `EventItem`"},
+    },
+    "required": ["id", "event", "data"],
+}
 _STREAM: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "Each event with its sequence as `id`, `job` as its kind, and the event as JSON. A comment now "
         "and then says that the stream lives. It may end at any time: come back with `Last-Event-ID`",
-        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+        "content": {"text/event-stream": {"schema": _EVENT}},
     }
 }
 

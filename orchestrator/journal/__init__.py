@@ -1,4 +1,13 @@
-"""The journal of an output directory: what is in it is true, whatever else has died."""
+"""The journal of an output directory: what is in it is true, whatever else has died.
+
+records.py      what is put in and read
+reading.py      JournalReader, for any process: jobs, lists, counts, events, metrics; rows.py, listing.py do the work
+opening.py      a journal that is written by one process (lock.py); engine.py has the connections
+asking.py       what owners ask for: submit, steer, retry; submitting.py, intent.py do the work
+writing.py      Journal: what the scheduler writes of jobs' lives; statements.py, history.py do the work
+tables.py       the tables of today; migrations.py brings older files to them
+errors.py       why it does not take a change
+"""
 
 from orchestrator.journal.errors import (
     AmbiguousName,

@@ -7,146 +7,22 @@ read: times come from the caller and order nothing.
 from __future__ import annotations
 
 import json
-import sqlite3
-import threading
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, delete, insert, select, update
-from sqlalchemy.exc import DatabaseError
+from sqlalchemy import delete, insert, select, update
 
-from jobs.checkpoints import DiskFullError
-from jobs.errors import LoraloomError
-from jobs.records import CheckpointRecord, Desired, Event, JobProgress, JobState
-from orchestrator.journal import history, intent, pruning, statements, submitting
-from orchestrator.journal.engine import open_engine
+from jobs.records import CheckpointRecord, Event, JobProgress, JobState
+from orchestrator.journal import history, pruning, statements
+from orchestrator.journal.asking import AskedJournal
 from orchestrator.journal.errors import JournalError
-from orchestrator.journal.lock import ProcessLock
-from orchestrator.journal.migrations import STEPS, Step, migrate
-from orchestrator.journal.reading import JournalReader
-from orchestrator.journal.records import ArtifactRecord, MetricPoint, Submission, SubmissionKey
-from orchestrator.journal.tables import artifacts, attempts, checkpoints, jobs, settings
-from workers.publishing import free_bytes, fsync
+from orchestrator.journal.records import ArtifactRecord, MetricPoint
+from orchestrator.journal.tables import artifacts, attempts, checkpoints, jobs
 
 
-class Journal(JournalReader):
-    """Write access, for one process at a time; its threads may share it."""
-
-    def __init__(self, path: Path, *, steps: Sequence[Step] = STEPS) -> None:
-        """Open a journal, or begin one; its folder must exist.
-
-        Args:
-            path: The database. A lock file stands beside it.
-            steps: How files of older versions are brought up to date.
-
-        Raises:
-            JournalLocked: Another process has it open for writing.
-            LoraloomError: It is damaged, of a later version, or on a disk that cannot hold one.
-            DiskFullError: No room.
-        """
-        self.path = path
-        # The database would have them wait as well, but asks again only now and then, and in no order.
-        self._turn = threading.Lock()
-        try:
-            self._lock = ProcessLock(path.with_name(f"{path.name}.lock"))
-        except OSError as error:
-            raise LoraloomError(f"the journal {path} cannot be opened: {error.strerror}") from error
-        try:
-            self._engine = open_engine(path)
-            with self._writing() as connection:
-                migrate(connection, str(path), steps)
-            # The name of a new file has to be as durable as what is in it.
-            fsync(path.parent)
-        except BaseException:
-            self.close()
-            raise
-
-    def close(self) -> None:
-        """Close the file and let the next process have it."""
-        if hasattr(self, "_engine"):
-            self._engine.dispose()
-        self._lock.release()
-
-    def submit(
-        self,
-        submissions: Sequence[Submission],
-        *,
-        at: float,
-        message: str = "waiting to be placed",
-        key: SubmissionKey | None = None,
-    ) -> list[str]:
-        """Take in jobs, all or none. Once this has returned they are never lost.
-
-        Args:
-            submissions: In the order in which they wait.
-            at: Time of it.
-            message: What they wait for.
-            key: Where it was used before with the same body, nothing is submitted again.
-
-        Returns:
-            The jobs' ids, in order; with a key that was used before, those of the first time.
-
-        Raises:
-            JournalError: There is a job of that id, or the id is none.
-            KeyConflict: The key was used with another body.
-        """
-        # Takes longer than the rest, and nobody has to wait for it.
-        prepared = [submitting.prepared(one, at, message) for one in submissions]
-        with self._writing() as connection:
-            before = submitting.submitted_with(connection, key) if key is not None else None
-            if before is not None:
-                return before
-            ids = submitting.insert_jobs(connection, prepared)
-            if key is not None:
-                submitting.remember(connection, key, ids, at)
-            return ids
-
-    def steer(
-        self,
-        job_id: str,
-        *,
-        desired: Desired | None = None,
-        priority: int | None = None,
-        queue: str | None = None,
-        by: str | None,
-        at: float,
-    ) -> Event | None:
-        """Keep what a job's owner wants of it. The scheduler makes it so; the job's state is as before.
-
-        Args:
-            job_id: The job.
-            desired: Whether it shall run, pause or be cancelled; `None`: as before, as with the rest.
-            priority: In comparison with other jobs.
-            queue: To wait in.
-            by: Name of who asks; `None` where nobody has to say it.
-            at: Time of it.
-
-        Returns:
-            The event, which says who asked what; `None` where nothing changes.
-
-        Raises:
-            NoSuchJob: There is none.
-            Unfit: It has ended, or is being cancelled, so that it cannot be done.
-            JournalError: Priority or queue are out of range.
-        """
-        with self._writing() as connection:
-            return intent.steer(connection, job_id, desired, priority, queue, by, at)
-
-    def retry(self, job_id: str, *, by: str | None, at: float) -> Event | None:
-        """Have a job that failed or was cancelled wait again, with all its restarts, to go on from its checkpoints.
-
-        Returns:
-            The event; `None` where the job has not ended, so that there is nothing to do.
-
-        Raises:
-            NoSuchJob: There is none.
-            Unfit: It has succeeded, or is being cancelled.
-        """
-        with self._writing() as connection:
-            return intent.retry(connection, job_id, by, at)
+class Journal(AskedJournal):
+    """Write access, for one process at a time; its threads may share it. Lives of jobs are the scheduler's to write."""
 
     def set_estimate(self, job_id: str, estimate: Mapping[str, Any]) -> None:
         """Keep what the check of a job has found out, as JSON.
@@ -158,68 +34,6 @@ class Journal(JournalReader):
         with self._writing() as connection:
             statements.find(connection, job_id)
             connection.execute(update(jobs).where(jobs.c.id == job_id).values(estimate=content))
-
-    def record_metrics(self, points: Sequence[MetricPoint]) -> None:
-        """Keep what was measured, of any number of jobs, thinned as `history` says. Doing it twice is doing it once.
-
-        Raises:
-            NoSuchJob: There is no such job. Nothing was kept.
-        """
-        with self._writing() as connection:
-            history.record(connection, points)
-
-    def cut_metrics(self, job_id: str, *, step: int, evaluated_at: int) -> None:
-        """Let go of what was measured after the checkpoint that a job goes on from: it did not happen.
-
-        Args:
-            job_id: The job.
-            step: Of the checkpoint.
-            evaluated_at: Step of the last evaluation that had finished there; -1 for none.
-        """
-        with self._writing() as connection:
-            history.cut(connection, job_id, "train", step)
-            history.cut(connection, job_id, "eval", evaluated_at)
-
-    def commit_artifact(
-        self,
-        record: ArtifactRecord,
-        *,
-        message: str,
-        at: float,
-        by_worker: bool = True,
-        reason: str = "finished",
-        progress: JobProgress | None = None,
-    ) -> Event:
-        """Make a published adapter the job's, which has SUCCEEDED with it: both or neither.
-
-        Args:
-            record: The adapter.
-            message: For the event.
-            at: Time of it.
-            by_worker: On the word of its attempt, which is heard only while it is the current one. False: on the
-                scheduler's own, which has found it whole after the attempt was over.
-            reason: For the event.
-            progress: To be kept with it.
-
-        Raises:
-            StaleAttempt: The attempt may not speak for the job any more.
-            JournalError: The job has ended.
-        """
-        with self._writing() as connection:
-            event = statements.advance(
-                connection,
-                record.job_id,
-                attempt=record.attempt if by_worker else None,
-                state=JobState.SUCCEEDED,
-                reason=reason,
-                message=message,
-                at=at,
-                artifact=record.uri,
-                progress=progress,
-            )
-            files = json.dumps({name: asdict(one) for name, one in record.files.items()})
-            connection.execute(insert(artifacts).values({**vars(record), "files": files}))
-            return event
 
     def start_attempt(
         self,
@@ -428,32 +242,64 @@ class Journal(JournalReader):
                 waits = (jobs.c.id == job_id) & (jobs.c.state == JobState.PENDING.value)
                 connection.execute(update(jobs).where(waits).values(message=reason))
 
-    def put_setting(self, key: str, value: Any) -> None:
-        """Set a JSON value."""
-        with self._writing() as connection:
-            connection.execute(delete(settings).where(settings.c.key == key))
-            connection.execute(insert(settings).values(key=key, value=json.dumps(value)))
+    def record_metrics(self, points: Sequence[MetricPoint]) -> None:
+        """Keep what was measured, of any number of jobs, thinned as `history` says. Doing it twice is doing it once.
 
-    def fix_setting(self, key: str, value: Any) -> Any:
-        """Set a JSON value unless there is one, for what must not change over the life of an output directory.
-
-        Returns:
-            The value that holds from now on.
+        Raises:
+            NoSuchJob: There is no such job. Nothing was kept.
         """
         with self._writing() as connection:
-            found = connection.execute(select(settings.c.value).where(settings.c.key == key)).scalar()
-            if found is not None:
-                return json.loads(found)
-            text = json.dumps(value)
-            connection.execute(insert(settings).values(key=key, value=text))
-            return json.loads(text)
+            history.record(connection, points)
 
-    @contextmanager
-    def _writing(self) -> Iterator[Connection]:
-        try:
-            with self._turn, self._engine.execution_options(writes=True).begin() as connection:
-                yield connection
-        except DatabaseError as error:
-            if isinstance(error.orig, sqlite3.Error) and error.orig.sqlite_errorcode == sqlite3.SQLITE_FULL:
-                raise DiskFullError(self.path, needed_bytes=None, free_bytes=free_bytes(self.path)) from error
-            raise LoraloomError(f"the journal {self.path} cannot be written: {error.orig}") from error
+    def cut_metrics(self, job_id: str, *, step: int, evaluated_at: int) -> None:
+        """Let go of what was measured after the checkpoint that a job goes on from: it did not happen.
+
+        Args:
+            job_id: The job.
+            step: Of the checkpoint.
+            evaluated_at: Step of the last evaluation that had finished there; -1 for none.
+        """
+        with self._writing() as connection:
+            history.cut(connection, job_id, "train", step)
+            history.cut(connection, job_id, "eval", evaluated_at)
+
+    def commit_artifact(
+        self,
+        record: ArtifactRecord,
+        *,
+        message: str,
+        at: float,
+        by_worker: bool = True,
+        reason: str = "finished",
+        progress: JobProgress | None = None,
+    ) -> Event:
+        """Make a published adapter the job's, which has SUCCEEDED with it: both or neither.
+
+        Args:
+            record: The adapter.
+            message: For the event.
+            at: Time of it.
+            by_worker: On the word of its attempt, which is heard only while it is the current one. False: on the
+                scheduler's own, which has found it whole after the attempt was over.
+            reason: For the event.
+            progress: To be kept with it.
+
+        Raises:
+            StaleAttempt: The attempt may not speak for the job any more.
+            JournalError: The job has ended.
+        """
+        with self._writing() as connection:
+            event = statements.advance(
+                connection,
+                record.job_id,
+                attempt=record.attempt if by_worker else None,
+                state=JobState.SUCCEEDED,
+                reason=reason,
+                message=message,
+                at=at,
+                artifact=record.uri,
+                progress=progress,
+            )
+            files = json.dumps({name: asdict(one) for name, one in record.files.items()})
+            connection.execute(insert(artifacts).values({**vars(record), "files": files}))
+            return event
