@@ -6,12 +6,15 @@ import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from jobs.errors import LoraloomError
 from jobs.records import Assignment, Report, WorkerStatus
-from orchestrator.placement import Device, NewWorker
-from workers.worker import WorkerSettings
+
+if TYPE_CHECKING:
+    # A service that is not ready yet has no time for torch, which these bring along.
+    from orchestrator.placement import Device, NewWorker
+    from workers.worker import WorkerSettings
 
 
 class End(StrEnum):

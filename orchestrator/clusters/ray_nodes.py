@@ -23,6 +23,8 @@ _LOOK_SECONDS = 1.0
 """Between two looks at which nodes there are."""
 _AGAIN_SECONDS = 15.0
 """Before a node that could not be asked is asked again."""
+_FIRST_SECONDS = 30.0
+"""Until which the nodes that are there at the beginning are waited for, so that jobs are not all put on the fastest."""
 _ID_LENGTH = 8
 
 
@@ -103,6 +105,9 @@ class RayNodes:
         self._devices: dict[str, list[Device]] = {}
         """By node id, of nodes that have answered."""
         self._pending: dict[str, _Pending] = {}
+        self._first: set[str] | None = None
+        """Nodes that were there at the first look; `None` before it."""
+        self._settled_at = now() + _FIRST_SECONDS
         self._not_before: dict[str, float] = {}
         self._measured: dict[str, int] = {}
         """Bytes of a device by node name, of nodes whose memory our own workers hold already."""
@@ -114,6 +119,8 @@ class RayNodes:
 
     def devices(self) -> list[Device]:
         """Of the nodes that are there and have answered; where there are GPUs, those only."""
+        if self._first is None or (self._first & self._pending.keys() and self._now() < self._settled_at):
+            return []
         found = [device for devices in self._devices.values() for device in devices]
         gpus = [device for device in found if device.kind == "cuda"]
         return gpus or found
@@ -144,6 +151,7 @@ class RayNodes:
                 continue
             if self._now() >= self._not_before.get(node_id, float("-inf")):
                 self._ask(node_id, node)
+        self._first = set(nodes) if self._first is None else self._first
         return True
 
     def _ask(self, node_id: str, node: Mapping[str, Any]) -> None:

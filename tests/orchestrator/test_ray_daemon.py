@@ -30,7 +30,7 @@ def record(data_dir: Path, pid: int, started: str, boot: str) -> None:
 
 
 def test_a_dead_ray_is_told_from_a_living_process_of_its_number(tmp_path: Path) -> None:
-    assert looked_at(tmp_path, "daemon.find(), daemon.is_alive") == "(None, False)"
+    assert looked_at(tmp_path, "daemon.find(), daemon.is_alive") == "None False"
     sleeping = subprocess.Popen(["sleep", "600"], start_new_session=True)
     try:
         process = find_process(sleeping.pid)
@@ -38,10 +38,10 @@ def test_a_dead_ray_is_told_from_a_living_process_of_its_number(tmp_path: Path) 
         for started, boot in ((str(int(process.started) - 1), boot_id()), (process.started, "another")):
             record(tmp_path, sleeping.pid, started, boot)
             # Neither taken for ours, nor ended as if it were.
-            assert looked_at(tmp_path, "daemon.find(), daemon.stop()") == "(None, None)"
+            assert looked_at(tmp_path, "daemon.find(), daemon.stop()") == "None None"
             assert is_running(process)
         record(tmp_path, sleeping.pid, process.started, boot_id())
-        assert looked_at(tmp_path, "daemon.is_alive, daemon.stop()") == "(False, None)"
+        assert looked_at(tmp_path, "daemon.is_alive, daemon.stop()") == "False None"
         sleeping.wait(timeout=30)
         assert not (tmp_path / "ray.json").exists()
     finally:
