@@ -113,9 +113,18 @@ class RayNodes:
         """Bytes of a device by node name, of nodes whose memory our own workers hold already."""
 
     def remember(self, device: Device) -> None:
-        """A device with a worker that was adopted: what is free on its node now says nothing of it."""
+        """A device of a node where workers live already: what is free there now says nothing of it."""
         if device.node is not None and device.kind == "cpu":
             self._measured[device.node] = device.memory_bytes
+
+    def doubt(self, device: Device) -> None:
+        """A worker was lost on it: nothing is put on its node before the node itself has answered again.
+
+        That a process has died is known seconds before it is known that its node has.
+        """
+        node_id = self.node_of(device)
+        for known in self._devices.pop(node_id or "", []):
+            self.remember(known)
 
     def devices(self) -> list[Device]:
         """Of the nodes that are there and have answered; where there are GPUs, those only."""
