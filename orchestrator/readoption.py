@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from jobs.records import JobState
 from orchestrator.clusters import AdoptedWorker
 from orchestrator.journal import Journal
-from orchestrator.placement import NewWorker
+
+if TYPE_CHECKING:
+    from orchestrator.placement import NewWorker
 
 
 class Adopting(Protocol):

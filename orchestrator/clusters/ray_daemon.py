@@ -39,11 +39,12 @@ from orchestrator.clusters.ray_environment import ENVIRONMENT, use_loopback, use
 from workers.publishing import fsync
 
 LOOPBACK = "127.0.0.1"
+_RECORD = "ray.json"
 _START_SECONDS = 60.0
 _CONNECT_SECONDS = 2.0
 _LOOK_SECONDS = 0.1
 _END_SECONDS = 10.0
-_LONGEST_FOLDER = 40
+_LONGEST_FOLDER = 38
 """Characters. Ray's sockets stand up to 65 deeper, and the kernel takes 107."""
 
 
@@ -101,16 +102,18 @@ class RayDaemon:
         self._options = options or DaemonOptions()
         if self._options.host == LOOPBACK:
             use_loopback()
-        self._record_path = data_dir / "ray.json"
+        self._data_dir = data_dir
+        self._record_path = data_dir / _RECORD
         self._folder = _folder(data_dir.resolve())
-        self._folder_argument = f"--temp-dir={self._folder}"
+        # Ray opens its folder to everybody, again and again; so it has one inside of ours.
+        self._folder_argument = f"--temp-dir={self._folder / 'r'}"
         self.token_path = data_dir.resolve() / "ray_token"
         use_token(self.token_path)
         self._child: subprocess.Popen[bytes] | None = None
 
     def find(self) -> RayRecord | None:
         """The Ray that lives, of the version that is installed now; `None` where there is none."""
-        record = self._read()
+        record = self.record_of(self._data_dir)
         if record is None or not self._lives(record) or record.ray_version != version("ray"):
             return None
         return record
@@ -135,7 +138,7 @@ class RayDaemon:
 
     def stop(self) -> None:
         """End it and all that it runs, dead halves included. Without effect where there is nothing."""
-        record = self._read()
+        record = self.record_of(self._data_dir)
         if record is not None and record.boot_id == boot_id():
             _kill_session(record.process)
         # One whose starter died before it could write the record.
@@ -182,8 +185,6 @@ class RayDaemon:
                 self.stop()
                 raise WorkerError(f"Ray cannot be started: {words[-1] if words else 'it said nothing'}")
             time.sleep(_LOOK_SECONDS)
-        # Ray opens it to everybody.
-        self._folder.chmod(0o700)
         return record
 
     def _command(self, address: str) -> list[str]:
@@ -233,9 +234,11 @@ class RayDaemon:
             self._child.poll()
         return record.boot_id == boot_id() and is_running(record.process)
 
-    def _read(self) -> RayRecord | None:
+    @staticmethod
+    def record_of(data_dir: Path) -> RayRecord | None:
+        """What was last started there, alive or not; `None` if it was stopped, or never was."""
         try:
-            return RayRecord(**json.loads(self._record_path.read_text(encoding="utf-8")))
+            return RayRecord(**json.loads((data_dir / _RECORD).read_text(encoding="utf-8")))
         except (FileNotFoundError, ValueError, TypeError):
             return None
 

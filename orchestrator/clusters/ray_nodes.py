@@ -23,6 +23,8 @@ _LOOK_SECONDS = 1.0
 """Between two looks at which nodes there are."""
 _AGAIN_SECONDS = 15.0
 """Before a node that could not be asked is asked again."""
+_FIRST_SECONDS = 30.0
+"""Until which the nodes that are there at the beginning are waited for, so that jobs are not all put on the fastest."""
 _ID_LENGTH = 8
 
 
@@ -103,17 +105,31 @@ class RayNodes:
         self._devices: dict[str, list[Device]] = {}
         """By node id, of nodes that have answered."""
         self._pending: dict[str, _Pending] = {}
+        self._first: set[str] | None = None
+        """Nodes that were there at the first look; `None` before it."""
+        self._settled_at = now() + _FIRST_SECONDS
         self._not_before: dict[str, float] = {}
         self._measured: dict[str, int] = {}
         """Bytes of a device by node name, of nodes whose memory our own workers hold already."""
 
     def remember(self, device: Device) -> None:
-        """A device with a worker that was adopted: what is free on its node now says nothing of it."""
+        """A device of a node where workers live already: what is free there now says nothing of it."""
         if device.node is not None and device.kind == "cpu":
             self._measured[device.node] = device.memory_bytes
 
+    def doubt(self, device: Device) -> None:
+        """A worker was lost on it: nothing is put on its node before the node itself has answered again.
+
+        That a process has died is known seconds before it is known that its node has.
+        """
+        node_id = self.node_of(device)
+        for known in self._devices.pop(node_id or "", []):
+            self.remember(known)
+
     def devices(self) -> list[Device]:
         """Of the nodes that are there and have answered; where there are GPUs, those only."""
+        if self._first is None or (self._first & self._pending.keys() and self._now() < self._settled_at):
+            return []
         found = [device for devices in self._devices.values() for device in devices]
         gpus = [device for device in found if device.kind == "cuda"]
         return gpus or found
@@ -144,6 +160,7 @@ class RayNodes:
                 continue
             if self._now() >= self._not_before.get(node_id, float("-inf")):
                 self._ask(node_id, node)
+        self._first = set(nodes) if self._first is None else self._first
         return True
 
     def _ask(self, node_id: str, node: Mapping[str, Any]) -> None:

@@ -22,7 +22,7 @@ from ray.util import list_named_actors
 
 from jobs.errors import WorkerError
 from jobs.records import Assignment
-from orchestrator.clusters import AdoptedWorker, Observation
+from orchestrator.clusters import AdoptedWorker, End, Observation
 from orchestrator.clusters.ray_cluster import require_reachable, search_path, signals_kept
 from orchestrator.clusters.ray_daemon import RayDaemon, answers
 from orchestrator.clusters.ray_environment import protect_token
@@ -169,11 +169,16 @@ class RayService(RayWorkers):
                 for worker_id in list(self._workers):
                     if self._nodes.node_of(self._places[worker_id]) is None:
                         self._lose(worker_id, f"its node {self._places[worker_id].node} has left the cluster")
-            return super().poll(timeout_seconds)
+            places = dict(self._places)
+            observations = super().poll(timeout_seconds)
         except (RayError, OSError, RuntimeError, ValueError):
             # `is_alive` tells.
             time.sleep(timeout_seconds)
             return []
+        for one in observations:
+            if one.end is not None and one.end.kind is End.LOST and one.worker_id in places:
+                self._nodes.doubt(places[one.worker_id])
+        return observations
 
     @property
     def is_alive(self) -> bool:

@@ -60,7 +60,7 @@ class RayWorkers:
         self._workers: dict[str, Handle] = {}
         self._lease_seconds = lease_seconds
         self._untold: list[Observation] = []
-        """Ends of workers that `poll` has to tell of yet."""
+        """What `poll` has to tell of yet."""
 
     @property
     def is_interruptible(self) -> bool:
@@ -110,27 +110,22 @@ class RayWorkers:
         for worker_id, handle in asked.items():
             if handle.pending is None:
                 self._ask(worker_id, handle, timeout_seconds)
-        observations = [
-            observation
-            for worker_id in self._ready(timeout_seconds)
-            for observation in self._observed(worker_id, self._workers[worker_id])
-        ]
+        for worker_id in self._ready(timeout_seconds):
+            self._untold += self._observed(worker_id, self._workers[worker_id])
         for worker_id, handle in list(self._workers.items()):
             waited = time.monotonic() - handle.asked_at if handle.pending is not None else 0.0
             if handle.has_answered and waited > self._lease_seconds:
                 # Its process does not answer at all, though it did before: stopped, swapped out, or cut off.
-                observations.append(self._give_up(worker_id))
+                self._untold.append(self._give_up(worker_id))
             elif not handle.has_answered and waited > _START_SECONDS:
-                self.stop_worker(worker_id)
-                observations.append(
-                    lost(
-                        worker_id,
-                        f"it was not started within {_START_SECONDS:g} seconds; see whether its node's CPUs or GPUs "
-                        "are taken by something else",
-                    )
+                self._lose(
+                    worker_id,
+                    f"it was not started within {_START_SECONDS:g} seconds; see whether its node's CPUs or GPUs are "
+                    "taken by something else",
                 )
+        # Kept in the object until here, for what breaks a poll off must not lose what was seen before.
         told, self._untold = self._untold, []
-        return told + observations
+        return told
 
     def _start(
         self,
