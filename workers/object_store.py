@@ -11,11 +11,10 @@ import errno
 import hashlib
 import json
 import os
-import random
 import re
 import time
 from collections.abc import Callable, Collection, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
@@ -23,7 +22,8 @@ from jobs.artifacts import MANIFEST
 from jobs.checkpoints import DiskFullError
 from jobs.errors import StoreError, StoreUnavailableError
 from workers import publishing
-from workers.store_access import Trouble, check_uri, is_in_process, local_folder, open_file_system, trouble
+from workers.store_access import check_uri, is_in_process, local_folder, open_file_system
+from workers.store_errors import Trouble, persist, told, trouble
 
 MARKER = "loraloom-store.json"
 """Stands in the root from the first start of its owner on. Without it an empty listing says nothing: a share that is
@@ -33,8 +33,6 @@ MARKED_BAD = "QUARANTINED"
 
 _FORMAT = 1
 _CHUNK_BYTES = 8 * 2**20
-_DELAYS_SECONDS = (0.5, 1.0, 2.0)
-"""Between tries of one request; a third of each is left to chance, so that workers do not come back in step."""
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 
 Result = TypeVar("Result")
@@ -205,7 +203,7 @@ class ObjectStore:
         names = sorted(self.files(key), key=lambda name: (name != MANIFEST, name))
         for name in names:
             with suppress(FileNotFoundError):
-                self._trying(key, lambda name=name: self._fs.rm_file(self._path(key, name)))
+                self._trying(key, lambda name=name: self._fs.rm_file(f"{self._path(key)}/{name}"))
         if is_in_process(self.uri):
             # Memory alone remembers folders in which there is nothing.
             with suppress(OSError):
@@ -230,8 +228,9 @@ class ObjectStore:
             number += 1
         aside = f"{aside}.{number}" if number else aside
         try:
+            source, target = self._path(key), self._path(aside)
             for one in names:
-                self._trying(key, lambda one=one: self._fs.cp_file(self._path(key, one), self._path(aside, one)))
+                self._trying(key, lambda one=one: self._fs.cp_file(f"{source}/{one}", f"{target}/{one}"))
             self.delete(key)
         except (OSError, StoreError):
             self._trying(key, lambda: self._fs.pipe_file(self._path(key, MARKED_BAD), b""))
@@ -387,58 +386,13 @@ class ObjectStore:
     def _open(self, key: str, name: str) -> Any:
         return self._fs.open(self._path(key, name), "rb", block_size=_CHUNK_BYTES)
 
-    def _no_bucket(self) -> _NoBucket:
-        return _NoBucket(self)
+    @contextmanager
+    def _no_bucket(self) -> Iterator[None]:
+        """What is written needs nothing but its bucket to be there."""
+        try:
+            yield
+        except FileNotFoundError as error:
+            raise StoreError(self.uri, f"there is no such bucket ({told(error)}); make it, or name another") from error
 
     def _trying(self, key: str, action: Callable[[], Result]) -> Result:
-        """Do something, again if it fails in a way that may pass."""
-        for delay in (*_DELAYS_SECONDS, None):
-            try:
-                return action()
-            except (StoreError, DiskFullError):
-                raise
-            except Exception as error:
-                where = self.uri_of(key)
-                match trouble(error):
-                    case Trouble.PASSING if delay is not None:
-                        pass
-                    case Trouble.PASSING:
-                        raise StoreUnavailableError(
-                            where, f"cannot be reached, after {len(_DELAYS_SECONDS) + 1} tries: {_told(error)}"
-                        ) from error
-                    case Trouble.NO_CREDENTIALS:
-                        raise StoreError(
-                            where,
-                            f"no credentials for it here ({_told(error)}); give them to the service and its workers in "
-                            "their environment, as a profile, or as the machine's role",
-                        ) from error
-                    case Trouble.REFUSED:
-                        raise StoreError(
-                            where,
-                            f"refused: {_told(error)}; listing, reading, writing and deleting below {self.uri} must be "
-                            "allowed",
-                        ) from error
-                    case Trouble.NO_ROOM:
-                        raise OSError(errno.ENOSPC, _told(error)) from error
-                    case _:
-                        raise
-            self._sleep(delay * random.uniform(2 / 3, 4 / 3))
-        raise AssertionError("the last try returns or raises")
-
-
-class _NoBucket:
-    """What is written needs nothing but its bucket to be there."""
-
-    def __init__(self, store: ObjectStore) -> None:
-        self._store = store
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        if isinstance(error, FileNotFoundError):
-            raise StoreError(self._store.uri, f"there is no such bucket ({_told(error)}); make it, or name another")
-
-
-def _told(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}".splitlines()[0]
+        return persist(action, self.uri_of(key), root=self.uri, sleep=self._sleep)

@@ -20,7 +20,8 @@ from tests.kills import killed
 from tests.stores import Faults, claimed, content_of, rewrite
 from tests.workers.disk import PowerCut
 from workers.object_store import MARKED_BAD, ObjectStore
-from workers.store_access import SCHEMES, Trouble, check_uri, open_file_system, trouble
+from workers.store_access import SCHEMES, check_uri, open_file_system
+from workers.store_errors import Trouble, trouble
 
 KEY = "checkpoints/job-1/step-1"
 FILES = {"weights": b"w" * 5000, "state.json": b"{}", "empty": b"", "manifest.json": b"[1, 2]"}

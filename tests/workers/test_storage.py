@@ -92,6 +92,20 @@ def test_mutations_are_never_accepted_and_the_one_before_is_taken(
     assert load_newest(tmp_path / "there", [newest, before], IDENTITY, storage).record == newest
 
 
+@pytest.mark.parametrize("name", ["other.safetensors", "odd name", ".hidden", "%2e%2e"])
+def test_what_does_not_belong_there_is_put_aside_with_the_rest(
+    make_root: Callable[[str], str], scheme: str, tmp_path: Path, name: str
+) -> None:
+    store = claimed(make_root(scheme))
+    newest, before = kept(store, tmp_path / "here", 2, 4)
+    store._fs.pipe_file(f"{store._path(key_of(newest))}/{name}", b"")
+    restored = load_newest(tmp_path / "there", [newest, before], IDENTITY, Storage(store))
+    assert restored.record == before
+    assert "does not belong there" in str(restored.quarantined[0].error)
+    assert store.files(key_of(newest)) == {}
+    assert name in store.files(store.key_of(str(restored.quarantined[0].moved_to)))
+
+
 def put(store: ObjectStore, record: CheckpointRecord, name: str, content: bytes) -> None:
     path = Path(store._path(key_of(record), name))
     path.parent.mkdir(exist_ok=True)
