@@ -1,7 +1,8 @@
 """`python -m orchestrator.simulate`: the service's own policies on a simulated cluster, in figures and a picture.
 
 Two questions: with all jobs there at time 0, how near is the makespan to the lower bound; and with jobs that keep
-coming, how long do they wait and how busy are devices, for micro-batches of 1, 4 and 16 rows, against one job per device.
+coming, how long do they wait and how busy are devices, for micro-batches of 1, 4 and 16 rows, against one job per
+device.
 The speed of a simulated device is stated in `simulation/speed.py`.
 """
 
