@@ -16,7 +16,7 @@ from orchestrator.snapshot import Queue, RunningJob, RunningWorker, Snapshot
 from tests.orchestrator.parts import BUDGET, GIB, SHAPE, demand, running, snapshot, snapshots, waiting, worker
 
 LARGE = demand(2 * GIB)
-TERMS = Terms(now_seconds=5000.0, token_budget=BUDGET, most_tokens=2.0 * BUDGET, owed=frozenset())
+TERMS = Terms(now_seconds=5000.0, token_budget=BUDGET, most_tokens=2.0 * BUDGET)
 
 
 def full_worker(*jobs: RunningJob, number: int = 0, of: str = "a") -> RunningWorker:
@@ -49,7 +49,7 @@ def test_one_large_victim_rather_than_two_small_ones() -> None:
     small = [running(f"small{n}", demand=demand(GIB)) for n in range(2)]
     large = running("large", demand=LARGE, unsaved_seconds=900.0)
     full = full_worker(*small, large)
-    full = replace(full, device=replace(full.device, memory_bytes=full.device.memory_bytes - GIB))
+    full = replace(full, device=replace(full.device, memory_bytes=full.device.memory_bytes - GIB - GIB // 16))
     decision = decide(snapshot([waiting("x", demand=LARGE, priority=1)], workers=(full,)))
     assert victims(decision) == {"large"}
 
@@ -85,11 +85,12 @@ def test_who_made_room_before_is_left_alone_for_ever_longer() -> None:
     assert may_stop(replace(again, placed_seconds=3800.0), job, TERMS)
 
 
-def test_a_queue_that_is_owed_makes_room_only_for_its_own() -> None:
-    terms = replace(TERMS, owed=frozenset({"poor"}))
-    poor = running("r", queue="poor")
+def test_a_queue_makes_room_for_another_only_out_of_what_it_has_more() -> None:
+    terms = replace(TERMS, ahead={"poor": -50.0, "rich": 10.0})
+    poor, rich = running("r", queue="poor"), running("r", queue="rich")
     assert not may_stop(poor, waiting("x", queue="rich", priority=9), terms)
     assert may_stop(poor, waiting("x", queue="poor", priority=9), terms)
+    assert may_stop(rich, waiting("x", queue="poor", priority=9), terms)
 
 
 def test_a_queue_at_its_quota_stops_nobody() -> None:
