@@ -79,6 +79,8 @@ class _Deciding:
     preemptions: list[Preemption] = field(default_factory=list)
     retired: list[Retirement] = field(default_factory=list)
     reserved: list[str] = field(default_factory=list)
+    num_reserved: list[int] = field(default_factory=lambda: [0, 0])
+    """For overdue jobs, and for queues that are owed."""
     impossible: list[tuple[str, str]] = field(default_factory=list)
     comes_first: dict[str, str] = field(default_factory=dict)
 
@@ -117,7 +119,7 @@ class _Deciding:
             now_seconds=self.snapshot.now_seconds,
             token_budget=self.snapshot.token_budget,
             most_tokens=self.most_tokens,
-            owed=turns.owed,
+            ahead=turns.ahead,
         )
         considered = 0
         while (job := turns.next()) is not None:
@@ -255,8 +257,9 @@ class _Deciding:
         return said
 
     def _reserve(self, job: WaitingJob, needs: int) -> str | None:
-        is_owed = job.queue in self.terms.owed
-        if len(self.reserved) >= self.most_reserved or not (is_owed or self.turns.is_overdue(job)):
+        is_owed = job.queue in self.turns.owed
+        # Counted apart: a line so long that all are overdue must not keep a queue from its share.
+        if self.num_reserved[is_owed] >= self.most_reserved or not (is_owed or self.turns.is_overdue(job)):
             return None
         with_base, others = [], []
         for one in self.bins:
@@ -264,19 +267,29 @@ class _Deciding:
                 continue
             if one.base == job.base:
                 with_base.append(one)
-            elif not one.kept and (not is_owed or self.terms.owed.isdisjoint(one.worker.by_queue)):
+            elif not one.kept and (not is_owed or self.turns.owed.isdisjoint(one.worker.by_queue)):
                 others.append(one)
         # A queue that is owed more than its base's workers give takes one from queues that are not.
         choice = (others or with_base) if is_owed else (with_base or others)
         if not choice:
             return None
-        one = min(choice, key=lambda one: (one.worker.work_seconds if one.worker else 0.0, one.index))
+        one = min(choice, key=self._until_empty)
         one.closed = True
         self.reserved.append(one.id)
+        self.num_reserved[is_owed] += 1
         if one.base != job.base:
             return self._comes(job, one, f"{one.id} takes no more jobs; its device gets {job.base} once it has none")
         one.promise(job.demand)
         return f"{one.id} takes no other jobs until this one fits"
+
+    def _until_empty(self, one: Bin) -> tuple[bool, float, int]:
+        worker = one.worker
+        assert worker is not None
+        return (
+            not worker.reserved,
+            worker.work_seconds - (self.snapshot.now_seconds - worker.as_of_seconds),
+            one.index,
+        )
 
     def _outlook(self, job: WaitingJob) -> BaseOutlook | None:
         bins = [one for one in self.bins if one.base == job.base]

@@ -4,14 +4,15 @@ Only jobs of strictly lower priority stop; the fewest that make room; of as few,
 their last checkpoints. They are checkpointed and requeued, and never charged.
 
 Nobody is stopped again and again: a job that has made room n times is left alone for the first 10 · 2ⁿ⁻¹ minutes of its
-next attempt (a day at most), so that every attempt gets further than the one before. Jobs of a queue that is owed its
-fair share make room only for jobs of their own queue.
+next attempt (a day at most), so that every attempt gets further than the one before. For a job of another queue one
+makes room only if its own queue is at least as far ahead of its fair share, for its weight: priority takes from whom
+has more, not from whom has less.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import combinations
 from math import comb
 
@@ -33,8 +34,8 @@ class Terms:
     token_budget: int
     most_tokens: float
     """Of the micro-batches of a worker's jobs together."""
-    owed: frozenset[str]
-    """Queues whose jobs make room only for their own."""
+    ahead: Mapping[str, float] = field(default_factory=dict)
+    """Queue -> how far it is ahead of its fair share for its weight (`queueing.Turns.ahead`)."""
 
 
 def respite_seconds(num_preemptions: int) -> float:
@@ -49,7 +50,7 @@ def may_stop(victim: RunningJob, job: WaitingJob, terms: Terms) -> bool:
     return (
         victim.priority < job.priority
         and not victim.stopping
-        and (victim.queue == job.queue or victim.queue not in terms.owed)
+        and (victim.queue == job.queue or terms.ahead.get(victim.queue, 0.0) >= terms.ahead.get(job.queue, 0.0))
         and terms.now_seconds - victim.placed_seconds >= respite_seconds(victim.num_preemptions)
     )
 

@@ -270,7 +270,7 @@ class _Standing:
     @property
     def is_owed(self) -> bool:
         """Whether it is further behind than is tolerated, and its running jobs will not make up for it."""
-        return self.lag_seconds > self.tolerated_seconds and self.ahead_seconds < -self.tolerated_seconds
+        return self.lag_seconds > self.tolerated_seconds and self.ahead_seconds < 0
 
 
 class Turns:
@@ -286,12 +286,14 @@ class Turns:
         self._blocked: set[Alike] = set()
         self._passed_over: set[BaseKey] = set()
         self._oldest: list[tuple[tuple[float, float, int], int, Alike]] | None = None
-        self._standings = _standings(line, snapshot)
+        self._standings, self.ahead = _standings(line, snapshot)
         self._quotas = {queue.name: queue.max_jobs for queue in snapshot.queues if queue.max_jobs is not None}
         self.at_quota = {
             name: most for name, most in self._quotas.items() if name in line.heads and name not in self._standings
         }
         """Queues that are passed over, and their quotas."""
+        # `ahead`: of all queues, the device-seconds that they have had and will have beyond what was their share, by
+        # their weight.
         self.owed = frozenset(name for name, one in self._standings.items() if one.owed)
         """Queues that have had less than their fair share by more than is tolerated, and have jobs that wait."""
 
@@ -326,6 +328,7 @@ class Turns:
             return
         standing.first = None
         standing.ahead_seconds += charge(job.work_seconds, self._settings)
+        self.ahead[job.queue] += charge(job.work_seconds, self._settings) / standing.weight
         standing.owed = standing.is_owed
         standing.jobs_left -= 1
         if standing.jobs_left <= 0:
@@ -384,8 +387,10 @@ def charge(work_seconds: float, settings: PolicySettings) -> float:
     return min(work_seconds or 1.0, _LONGEST_CHARGE * settings.fair_window_seconds)
 
 
-def _standings(line: WaitingLine, snapshot: Snapshot) -> dict[str, _Standing]:
-    """Of the queues that may have another job placed."""
+def _standings(line: WaitingLine, snapshot: Snapshot) -> tuple[dict[str, _Standing], dict[str, float]]:
+    """Of the queues that may have another job placed; and of all: device-seconds that they have had and will have
+    beyond their fair share so far, by their weight.
+    """
     rules = {queue.name: queue for queue in snapshot.queues}
     running: dict[str, int] = {}
     committed: dict[str, float] = {}
@@ -417,4 +422,8 @@ def _standings(line: WaitingLine, snapshot: Snapshot) -> dict[str, _Standing]:
             tolerated_seconds=settings.fair_tolerance * settings.fair_window_seconds * num_devices * share,
             walks={base: _Walk(heads) for base, heads in line.heads[name].items()},
         )
-    return standings
+    ahead = {}
+    for name in sorted({*committed, *wanting}):
+        queue = rules.get(name) or Queue(name=name)
+        ahead[name] = (committed.get(name, 0.0) + queue.served_seconds - queue.fair_seconds) / queue.weight
+    return standings, ahead

@@ -1,7 +1,8 @@
 """`python -m orchestrator.simulate`: the service's own policies on a simulated cluster, in figures and a picture.
 
-Two questions: with all jobs there at time 0, how near is the makespan to the lower bound; and with jobs that keep
-coming, how long do they wait and how busy are devices, for micro-batches of 1, 4 and 16 rows, against one job per device.
+Three questions: with all jobs there at time 0, how near is the makespan to the lower bound; with jobs that keep coming,
+how long do they wait and how busy are devices, for micro-batches of 1, 4 and 16 rows, against one job per device; and
+where all queues want more than there is, and one of them sends nothing but high priorities, does each get its share.
 The speed of a simulated device is stated in `simulation/speed.py`.
 """
 
@@ -28,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--load", type=float, default=0.6, help="of arriving jobs, as a share of full packs' speed")
     parser.add_argument("--spot-hours", type=float, default=100.0, help="mean hours until a device is lost; 0: never")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", choices=("burst", "arrivals"), help="all jobs at time 0, or jobs that keep coming")
+    parser.add_argument("--only", choices=("burst", "arrivals", "contended"), help="one of the questions")
     parser.add_argument("--no-baseline", action="store_true", help="leave one job per device out")
     parser.add_argument("--plot", type=Path, help="PNG to write")
     parser.add_argument("--json", action="store_true", help="one object a workload on stdout")
@@ -36,7 +37,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     done: list[Comparison] = []
     for name, workload, conditions in _workloads(asked):
         started = time.process_time()
-        one = compare(name, workload, conditions, with_baseline=not asked.no_baseline)
+        # One job per device knows no queues: nothing to compare where shares are the question.
+        with_baseline = not asked.no_baseline and workload.all_high_in is None
+        one = compare(name, workload, conditions, with_baseline=with_baseline)
         done.append(one)
         seconds = time.process_time() - started
         print(json.dumps({**one.to_json(), "cpu_seconds": round(seconds, 1)}) if asked.json else _said(one, seconds))
@@ -52,14 +55,20 @@ def _workloads(asked: argparse.Namespace) -> list[tuple[str, Workload, Condition
     quiet = Conditions(num_devices=asked.devices, seed=asked.seed)
     spot = Conditions(num_devices=asked.devices, seed=asked.seed, lost_after_seconds=3600.0 * asked.spot_hours or None)
     found = []
-    if asked.only != "arrivals":
+    if asked.only in (None, "burst"):
         # Nothing fails here: the bound knows of no failures.
         workload = Workload(num_jobs=asked.jobs, micro_batch=None, failures=0.0, seed=asked.seed)
         found.append(("all at time 0", workload, quiet))
-    if asked.only != "burst":
+    if asked.only in (None, "arrivals"):
         for rows in (1, 4, 16):
             workload = Workload(num_jobs=asked.jobs, micro_batch=rows, load=asked.load, seed=asked.seed)
             found.append((f"arriving, micro-batch {rows}", workload, spot))
+    if asked.only in (None, "contended"):
+        # Long enough for several windows.
+        workload = Workload(
+            num_jobs=3 * asked.jobs, micro_batch=None, load=1.8, all_high_in="students", seed=asked.seed
+        )
+        found.append(("contended, one queue all high priority", workload, spot))
     return found
 
 

@@ -51,7 +51,7 @@ class PolicySettings:
     fair_window_seconds: float = 6 * 3600.0
     """Over a window as long as this, no queue falls below its fair share by more than `fair_tolerance` and what one job
     takes. Until then priority goes first."""
-    fair_tolerance: float = 0.02
+    fair_tolerance: float = 0.01
     """Share of a window's fair share that a queue may be behind before it comes before all priorities."""
     patience_seconds: float = 3600.0
     """A job that has waited longer is overdue: every `overdue_turn`-th placement is for the one that has waited
@@ -62,7 +62,8 @@ class PolicySettings:
     most_preemptions: int = 8
     """Jobs for which others are stopped, in one decision."""
     most_reserved: int = 8
-    """Workers that may be kept for overdue jobs or queues that are owed, and never more than an eighth of all."""
+    """Workers that may be kept for overdue jobs, and as many for queues that are owed; of either at most an eighth of
+    all, but always one."""
     give_back_seconds: float = 300.0
     """A worker without jobs that nobody waits for gives its device back after so long."""
     move_seconds: float = 30.0
@@ -137,6 +138,8 @@ class RunningWorker:
     """Since when it has had no job."""
     stopping: bool = False
     """It was told to stop, and its device is not free yet."""
+    reserved: bool = False
+    """It was among `Decision.reserved` the last time: one that has begun to empty is kept rather than another."""
 
     @cached_property
     def room(self) -> Room:
@@ -150,7 +153,7 @@ class RunningWorker:
 
     @cached_property
     def work_seconds(self) -> float:
-        """Device-seconds until it would have no jobs, if it got no more."""
+        """Device-seconds until it would have no jobs, if it got no more, as of `as_of_seconds`."""
         return sum(job.seconds_left for job in self.jobs)
 
     @cached_property
@@ -270,7 +273,8 @@ class Decision:
     impossible: tuple[tuple[str, str], ...] = ()
     """(job id, why no device of this cluster can ever run it)."""
     reserved: tuple[str, ...] = ()
-    """Workers that take no other jobs for now, so that one that would never find room finds some."""
+    """Workers that take no other jobs for now, so that one that would never find room finds some; to be said in the
+    next snapshot."""
     considered: int = 0
     """Jobs looked at."""
     at_quota: Mapping[str, int] = field(default_factory=dict)

@@ -21,6 +21,7 @@ class Comparison:
 
     name: str
     workload: Workload
+    num_devices: int
     bound_seconds: float | None
     """With all jobs at time 0."""
     packed: Figures
@@ -32,6 +33,7 @@ class Comparison:
         bound = self.bound_seconds
         return {
             "name": self.name,
+            "devices": self.num_devices,
             "micro_batch": self.workload.micro_batch,
             "load": self.workload.load,
             "seed": self.workload.seed,
@@ -68,4 +70,12 @@ def compare(
             others, conditions, _FIRST_IN_FIRST_OUT, (queue,), sample_seconds=600.0, longest_first=False
         ).run()
         alone = figures(alone_history, work, settings.fair_window_seconds)
-    return Comparison(name=name, workload=workload, bound_seconds=bound, packed=packed, history=history, alone=alone)
+    return Comparison(
+        name=name,
+        workload=workload,
+        num_devices=conditions.num_devices,
+        bound_seconds=bound,
+        packed=packed,
+        history=history,
+        alone=alone,
+    )

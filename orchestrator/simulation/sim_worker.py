@@ -22,6 +22,7 @@ class SimWorker:
         self.base = base
         self.jobs: dict[str, SimJob] = {}
         self.idle_since: float | None = now
+        self.reserved = False
         self.version = 0
         """Grows with every change: what was foretold before does not count."""
         self._rounds = 0.0
@@ -82,7 +83,7 @@ class SimWorker:
 
     def record(self, save_seconds: float) -> RunningWorker:
         """For a snapshot; the same one until something changes."""
-        if self._record is None:
+        if self._record is None or self._record.reserved != self.reserved:
             self._record = RunningWorker(
                 id=self.id,
                 device=self.device,
@@ -103,6 +104,7 @@ class SimWorker:
                     for job in self.jobs.values()
                 ),
                 as_of_seconds=self._at,
+                reserved=self.reserved,
                 idle_since_seconds=None if self.jobs else self.idle_since,
             )
         return self._record

@@ -21,7 +21,7 @@ from jobs.records import BaseKey
 from workers.memory import BaseShape, Demand
 
 PACK_ROWS = 8
-ROW_TOKENS = 512
+ROW_TOKENS = 256
 TOKEN_BUDGET = PACK_ROWS * ROW_TOKENS
 _MORE_AT_FULL_PACK = 0.10
 _SECONDS_PER_PARAMETER = 0.25 / 7.6e9

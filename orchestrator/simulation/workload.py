@@ -26,6 +26,8 @@ class Workload:
     """Rows that a job trains on: log-normal, sigma 1, at most ten times the median."""
     high_priority: float = 0.1
     """Share of jobs with priority 10, the rest has 0."""
+    all_high_in: str | None = None
+    """A queue all of whose jobs have priority 10, and no others."""
     failures: float = 0.02
     """Share of jobs that fail once, somewhere, and go on from where they were saved."""
     queues: tuple[Queue, ...] = QUEUES
@@ -72,14 +74,18 @@ def draw(workload: Workload, num_devices: int) -> list[SimJob]:
     random_ = random.Random(workload.seed)
     jobs = []
     for number in range(workload.num_jobs):
+        queue = random_.choice(workload.queues).name
+        is_high = random_.random() < workload.high_priority
+        if workload.all_high_in is not None:
+            is_high = queue == workload.all_high_in
         rows = min(workload.median_rows * random_.lognormvariate(0.0, 1.0), workload.median_rows * _LONGEST)
         fails = random_.random() < workload.failures
         jobs.append(
             SimJob(
                 id=f"j{number}",
                 sequence=number,
-                queue=random_.choice(workload.queues).name,
-                priority=10 if random_.random() < workload.high_priority else 0,
+                queue=queue,
+                priority=10 if is_high else 0,
                 base=random_.choice(workload.bases),
                 rank=random_.choice((8, 16, 16, 32, 64)),
                 rows=workload.micro_batch or random_.choice((1, 1, 1, 2, 2, 4, 4, 8, 16)),

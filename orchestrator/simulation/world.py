@@ -285,6 +285,8 @@ class World:
         decision = decide(snapshot, self._line)
         self.history.num_decisions += 1
         assert not decision.impossible, decision.impossible[:1]
+        for worker in self._workers.values():
+            worker.reserved = worker.id in decision.reserved
         idle = give_back(snapshot, decision)
         for retirement in (*decision.retired, *idle):
             worker = self._workers.pop(retirement.worker_id)

@@ -133,7 +133,8 @@ def main() -> None:
             print(
                 f"{name}: {result['jobs']:,} waiting jobs of {result['kinds']:,} kinds, {result['workers']} workers: "
                 f"median {result['median_ms']:.1f} ms "
-                f"({result['median_by_clock_ms']:.1f} by the clock), p95 {result['p95_ms']:.1f}, largest {result['largest_ms']:.1f} "
+                f"({result['median_by_clock_ms']:.1f} by the clock), p95 {result['p95_ms']:.1f}, "
+                f"largest {result['largest_ms']:.1f} "
                 f"({result['placed_per_turn']:.1f} placed a turn); first decision {result['first_ms']:.0f} ms "
                 f"({result['first_placed']:,} placed)"
             )
