@@ -24,7 +24,8 @@ class Adopting(Protocol):
 def readopt(journal: Journal, cluster: Adopting, *, at: float) -> list[NewWorker]:
     """Take over the workers that live, and end the attempts of which none does.
 
-    After it every open attempt has a worker. Nothing of a job with an open attempt may be swept away before: what its
+    After it every open attempt has a worker, and what waited for another try waits for a place; jobs that their owners
+    have paused stay so. Nothing of a job with an open attempt may be swept away before: what its
     worker has written meanwhile, checkpoints and a staged adapter, it has yet to tell of.
 
     Args:
@@ -33,7 +34,7 @@ def readopt(journal: Journal, cluster: Adopting, *, at: float) -> list[NewWorker
         at: Seconds since the epoch, for events.
     """
     attempts: dict[str, dict[str, int]] = {}
-    unfinished = [job for job in journal.jobs() if not job.state.is_terminal]
+    unfinished = journal.unfinished().jobs
     for job in unfinished:
         if job.attempt_is_open and job.worker_id is not None:
             attempts.setdefault(job.worker_id, {})[job.id] = job.attempt
@@ -49,7 +50,7 @@ def readopt(journal: Journal, cluster: Adopting, *, at: float) -> list[NewWorker
                 message=f"its worker {job.worker_id} was gone when the service came back",
                 at=at,
             )
-        elif not job.attempt_is_open and job.state is not JobState.PENDING:
+        elif not job.attempt_is_open and job.state is JobState.RECOVERING:
             journal.change(
                 job.id,
                 attempt=None,

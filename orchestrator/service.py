@@ -11,11 +11,11 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 from pydantic import ValidationError
 from rich.console import Console
@@ -32,17 +32,20 @@ from orchestrator.api.tokens import Tokens
 from orchestrator.checking import Checker
 from orchestrator.cluster_view import Viewer
 from orchestrator.clusters import Cluster
+from orchestrator.clusters.ray_daemon import RayDaemon
 from orchestrator.interruption import GRACE_SECONDS, Interrupted, Interruption
 from orchestrator.journal import Journal, JournaledJob
 from orchestrator.lives import Lives
 from orchestrator.metrics_history import MetricsHistory
 from orchestrator.output_directory import OutputDirectory
+from orchestrator.readoption import Adopting, readopt
 from orchestrator.retries import LEASE_SECONDS
 from orchestrator.scheduler import Scheduler
 from orchestrator.snapshot import PolicySettings, Queue
 from orchestrator.token_budget import token_budget
 from workers.estimate import Estimate
 from workers.settings import WorkerSettings
+from workers.store_access import is_in_process
 
 _TICK_SECONDS = 0.25
 _VIEW_SECONDS = 1.0
@@ -53,6 +56,10 @@ _REBUILD_SECONDS = 5.0
 _STAGING = "service"
 _SERVICE_ID = "service_id"
 _TOKEN_BUDGET = "token_budget"
+
+
+class ServiceCluster(Cluster, Adopting, Protocol):
+    """A cluster that a service can find its workers in again."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +102,8 @@ def serve(options: ServeOptions, console: Console) -> None:
         options.data_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise LoraloomError(f"--data-dir {options.data_dir} cannot be used: {error.strerror}") from error
+    if options.storage_uri is not None and is_in_process(options.storage_uri) and not options.in_process:
+        raise LoraloomError(f"--storage {options.storage_uri} is seen by one process only; workers of Ray need another")
     with ExitStack() as stack:
         journal = stack.enter_context(Journal(options.data_dir / "journal.db"))
         files = OutputDirectory(
@@ -132,6 +141,8 @@ class _Service:
         self._files = files
         self._console = console
         self._checker = Checker()
+        self._daemon: RayDaemon | None = None
+        self._viewer = Viewer("nothing yet")
         self._id = journal.fix_setting(_SERVICE_ID, secrets.token_hex(6))
         self._sequence = 0
         self._budget = options.token_budget or journal.setting(_TOKEN_BUDGET)
@@ -142,7 +153,7 @@ class _Service:
     def run(self, interruption: Interruption) -> None:
         """Until a signal comes; then everything is saved within the grace."""
         # Before Ray is there nothing trains, and whatever is broken off is begun again.
-        cluster, adopt = self._cluster()
+        cluster = self._cluster()
         lives = Lives(
             self._journal,
             self._files.job_files,
@@ -152,7 +163,7 @@ class _Service:
         )
         try:
             self._files.job_files.claim(self._id)
-            scheduler = self._take_over(cluster, adopt, lives)
+            scheduler = self._take_over(cluster, lives)
             interruption.breaks_off = lambda: cluster.is_interruptible
             try:
                 while interruption.requested is None:
@@ -167,59 +178,45 @@ class _Service:
                 cluster.shutdown()
             self._stop_ray()
 
-    def _cluster(self) -> tuple[Cluster, Any]:
-        """The cluster, and what takes over workers that an earlier service has left."""
+    def _cluster(self) -> ServiceCluster:
         options = self._options
-        self._daemon = None
         if options.in_process:
             from orchestrator.clusters.host import host_devices
             from orchestrator.clusters.in_process import InProcessCluster
 
             self._viewer = Viewer("in this process, without Ray")
-            return InProcessCluster(host_devices(options.workers or 1)), lambda _: []
-        from orchestrator.clusters.ray_daemon import RayDaemon
-
-        if options.ray_address is None:
-            self._daemon = RayDaemon(self._files.root)
+            return InProcessCluster(host_devices(options.workers or 1))
+        # Says which Ray is meant before anything imports it.
+        self._daemon = RayDaemon(self._files.root) if options.ray_address is None else None
         from orchestrator.clusters.ray_nodes import WorkerResources
         from orchestrator.clusters.ray_service import RayService
 
-        cluster = RayService(
+        self._viewer = Viewer(f"Ray at {options.ray_address}" if options.ray_address else "a Ray of its own")
+        return RayService(
             self._id,
             daemon=self._daemon,
             address=options.ray_address,
             resources=WorkerResources(workers_per_node=options.workers),
             lease_seconds=options.lease_seconds,
         )
-        self._viewer = Viewer(
-            f"Ray at {options.ray_address}" if options.ray_address else "Ray, started by this service"
-        )
-        return cluster, cluster.adopt
 
     def _stop_ray(self) -> None:
         if self._daemon is not None:
             with suppress(LoraloomError, OSError):
                 self._daemon.stop()
 
-    def _take_over(self, cluster: Cluster, adopt: Any, lives: Lives) -> Scheduler:
+    def _take_over(self, cluster: ServiceCluster, lives: Lives) -> Scheduler:
         """Begin with what the journal has and what still trains."""
+        adopted = readopt(self._journal, cluster, at=time.time())
+        for folder in self._staged():
+            if folder.name not in {worker.id for worker in adopted}:
+                shutil.rmtree(folder, ignore_errors=True)
         known = self._journal.unfinished()
         self._sequence = known.sequence
-        open_attempts: dict[str, dict[str, int]] = {}
-        for job in known.jobs:
-            if job.attempt_is_open and job.worker_id is not None:
-                open_attempts.setdefault(job.worker_id, {})[job.id] = job.attempt
-        adopted = adopt(open_attempts)
-        going_on: dict[str, int] = {}
-        for one in adopted:
-            going_on |= one.attempts
-        for folder in self._staged():
-            if folder.name not in {one.worker.id for one in adopted}:
-                shutil.rmtree(folder, ignore_errors=True)
         jobs: list[Job] = []
         estimates: dict[str, Estimate] = {}
         for found in known.jobs:
-            job = self._job(found, going_on)
+            job = self._job(found)
             if job is not None:
                 jobs.append(job)
                 self._estimate(found, job, estimates)
@@ -231,7 +228,8 @@ class _Service:
         if self._budget is not None:
             settings = replace(settings, token_budget=self._budget)
         if adopted:
-            self._say(f"took over {len(adopted)} workers with {len(going_on)} jobs that still train")
+            training = sum(job.worker_id is not None for job in jobs)
+            self._say(f"took over {len(adopted)} workers with {training} jobs that still train")
         return Scheduler(
             jobs,
             estimates,
@@ -239,7 +237,7 @@ class _Service:
             settings,
             lives,
             publish=self._files.publish,
-            adopted=[one.worker for one in adopted],
+            adopted=adopted,
             num_started=self._journal.num_workers_started(),
             policy=PolicySettings(),
             queues=self._options.queues,
@@ -248,17 +246,18 @@ class _Service:
     def _staged(self) -> list[Path]:
         return [one for one in self._files.staging.iterdir() if one.is_dir()] if self._files.staging.is_dir() else []
 
-    def _job(self, found: JournaledJob, going_on: Mapping[str, int]) -> Job | None:
-        """A job as the scheduler owns it; an attempt of which no worker is left is over."""
+    def _job(self, found: JournaledJob) -> Job | None:
+        """A job as the scheduler owns it; `None` where its spec cannot be understood any more."""
         try:
             spec = JobSpec.model_validate(found.spec)
         except ValidationError as error:
+            said = error.errors()[0]["msg"]
             self._journal.change(
                 found.id,
                 attempt=None,
                 state=JobState.FAILED,
                 reason="invalid",
-                message=f"this version does not take its spec any more: {error.errors()[0]['msg']}",
+                message=f"this version does not take its spec any more: {said}",
                 at=time.time(),
             )
             return None
@@ -277,26 +276,6 @@ class _Service:
             artifact=found.artifact,
         )
         job.priority, job.queue = found.priority, found.queue
-        if found.attempt_is_open and going_on.get(found.id) != found.attempt:
-            event = self._journal.end_attempt(
-                found.id,
-                attempt=found.attempt,
-                state=JobState.PENDING,
-                reason="service_lost",
-                message="the service and the worker that trained it died",
-                at=time.time(),
-            )
-            job.state, job.reason, job.message, job.worker_id = event.state, event.reason, event.message, None
-        elif not found.attempt_is_open and found.state is JobState.RECOVERING:
-            event = self._journal.change(
-                found.id,
-                attempt=None,
-                state=JobState.PENDING,
-                reason="retry",
-                message="waiting to be placed again",
-                at=time.time(),
-            )
-            job.state, job.reason, job.message = event.state, event.reason, event.message
         if job.worker_id is None:
             self._files.job_files.sweep(job.id, job.checkpoints)
         return job
@@ -346,7 +325,7 @@ class _Service:
             self._sequence = changed.sequence
 
     def _add(self, scheduler: Scheduler, found: JournaledJob) -> None:
-        job = self._job(found, {})
+        job = self._job(found)
         if job is None:
             return
         scheduler.add(job)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from jobs.records import Assignment
-from orchestrator.clusters import End, Observation, WorkerEnd, end_of
+from orchestrator.clusters import AdoptedWorker, End, Observation, WorkerEnd, end_of
 from orchestrator.placement import Device, NewWorker
 from workers.settings import WorkerSettings
 
@@ -30,6 +30,10 @@ class InProcessCluster:
         self._loaded: set[str] = set()
         self._observed: list[Observation] = []
 
+    def adopt(self, open_attempts: Mapping[str, Mapping[str, int]]) -> list[AdoptedWorker]:
+        """Nobody: workers in a process end with it."""
+        return []
+
     def devices(self) -> list[Device]:
         """As given."""
         return list(self._devices)
@@ -43,6 +47,9 @@ class InProcessCluster:
         """Loading happens in the next `poll`, so that its errors are reported as those of any worker."""
         import torch
 
+        from orchestrator.clusters.host import quiet_libraries
+
+        quiet_libraries()
         torch.set_num_threads(min(device.num_cpus for device in self._devices))
         build = self._build
         if build is None:

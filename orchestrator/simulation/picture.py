@@ -99,7 +99,7 @@ def _shares(panel: Axes, one: Comparison | None) -> None:
         panel.set_ylim(0, 1)
         panel.set_xlabel("hours", fontsize=9)
         panel.legend(fontsize=8, frameon=False, loc="upper right")
-    _finish(panel, "all queues want more: share of devices had in the hour before (dashed: by weight)")
+    _finish(panel, "all queues want more: share had in the hour before (dashed: weight)")
 
 
 def _finish(panel: Axes, title: str, axis: str = "y") -> None:

@@ -57,7 +57,7 @@ def main() -> None:
     from orchestrator.clusters.ray_service import RayService
     from orchestrator.run import check
     from orchestrator.scheduler import Scheduler
-    from workers.worker import WorkerSettings
+    from workers.settings import WorkerSettings
 
     loaded = load_files([options.specs])
     estimates = check(loaded, console=Console(quiet=True))
@@ -80,7 +80,7 @@ def main() -> None:
             estimates,
             cluster,
             WorkerSettings(staging_dir=root / "staging", checkpoints_dir=files.checkpoints),
-            Lives(journal, files.checkpoints, [files, Teller()]),
+            Lives(journal, files.job_files, [files, Teller()]),
             publish=files.publish,
             adopted=adopted,
             num_started=journal.num_workers_started(),

@@ -50,6 +50,7 @@ class ScriptedCluster:
         self.settings: list[WorkerSettings] = []
         self.assigned: list[tuple[Assignment, ...]] = []
         self.acknowledged: list[tuple[str, int]] = []
+        self.called_back: list[tuple[str, str]] = []
         self.script: list[Observation] = []
         self._num_devices = num_devices
 
@@ -511,7 +512,7 @@ def test_what_is_told_twice_counts_once_also_by_the_next_scheduler(
         {name: estimate("x") for name in ("a", "b")},
         again,
         WorkerSettings(staging_dir=Path("staging")),
-        Lives(journal, tmp_path / "checkpoints", [recorder], now=lambda: 12.5),
+        Lives(journal, JobFiles(tmp_path), [recorder], now=lambda: 12.5),
         publish=lambda job, staged: pytest.fail("published twice"),
         adopted=[scheduler.workers["w0"].worker],
         num_started=journal.num_workers_started(),

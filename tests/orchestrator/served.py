@@ -1,0 +1,90 @@
+"""A running `loraloom serve` in a process of its own, which can be killed and started again."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from jobs.records import JobState
+from orchestrator.client import Client
+
+PATIENCE_SECONDS = 240.0
+
+
+class Served:
+    """One data directory and whichever process serves it."""
+
+    def __init__(self, data_dir: Path, *options: str) -> None:
+        self.data_dir = data_dir
+        self._options = options
+        self._log = data_dir.with_suffix(".log")
+        self.process: subprocess.Popen[bytes] | None = None
+        self.url = ""
+
+    def start(self) -> Client:
+        """Start it; a client of it, once it answers."""
+        began = self._log.stat().st_size if self._log.exists() else 0
+        with self._log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [
+                    sys.executable,
+                    "-m",
+                    "orchestrator.cli",
+                    "serve",
+                    "--data-dir",
+                    str(self.data_dir),
+                    "--port",
+                    "0",
+                    *self._options,
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        self.until(lambda: "serving at " in self.told(began), "it answers")
+        self.url = self.told(began).split("serving at ")[1].split(",")[0]
+        return Client(self.url)
+
+    def told(self, since: int = 0) -> str:
+        """What it has printed."""
+        return self._log.read_bytes()[since:].decode(errors="replace")
+
+    def end(self, number: int) -> int:
+        """Send a signal, and wait for the end."""
+        assert self.process is not None
+        self.process.send_signal(number)
+        return self.process.wait(timeout=PATIENCE_SECONDS)
+
+    def close(self) -> None:
+        """Whatever became of it, it is gone after this."""
+        if self.process is not None and self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+            try:
+                self.process.wait(timeout=60)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+
+    def until(self, happened: Callable[[], object], what: str) -> None:
+        """Wait for something, while the process lives."""
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while not happened():
+            assert self.process is not None
+            assert self.process.poll() is None, f"the service ended ({self.process.returncode}): {self.told()}"
+            assert time.monotonic() < deadline, f"not within {PATIENCE_SECONDS:g} s: {what}\n{self.told()}"
+            time.sleep(0.05)
+
+
+def states(client: Client) -> dict[str, JobState]:
+    """By job id."""
+    return {job.id: job.state for job in client.jobs()}
+
+
+def reasons(client: Client, job: str) -> list[str]:
+    """Reason codes of its events, in order."""
+    return [event.reason for event in client.events(job)]
