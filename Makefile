@@ -29,7 +29,7 @@ demo: real-inputs ## train unlike tasks together on one real model and show what
 	$(BIN)/python -m tests.demo
 
 test: lint real-inputs ## lint, then all tests but the slow ones and those for a GPU
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 lint: $(INSTALLED) ## ruff, pyright, import-linter
 	$(BIN)/ruff check

@@ -76,8 +76,10 @@ def test_what_is_published_is_verified_described_and_read(published: tuple[JobFi
     files, artifact = published
     assert set(files.verify(artifact)["files"]) == set(FILES)
     found = files.describe(artifact)
-    assert {name: found.sizes_bytes[name] for name in FILES} == {name: len(content) for name, content in FILES.items()}
-    assert found.size_bytes == sum(found.sizes_bytes.values())
+    assert {name: found.files[name].size_bytes for name in FILES} == {
+        name: len(content) for name, content in FILES.items()
+    }
+    assert found.size_bytes == sum(entry.size_bytes for entry in found.files.values())
     with files.open(artifact, "manifest.json") as stream:
         assert hashlib.sha256(stream.read()).hexdigest() == found.manifest_sha256
     with files.open(artifact, "adapter_model.safetensors") as stream:

@@ -17,13 +17,13 @@ import psutil
 import pytest
 from rich.console import Console
 
+from jobs.artifacts import verify
 from jobs.records import JobState
 from orchestrator.clusters.processes import session_members
 from orchestrator.clusters.ray_daemon import RayDaemon, RayRecord
 from orchestrator.journal import JournalReader
 from orchestrator.run import RunOptions, run
 from tests.orchestrator.conftest import WriteSpecs
-from workers import artifact
 
 pytestmark = pytest.mark.ray
 
@@ -107,7 +107,7 @@ class Service:
 def adapters(root: Path) -> dict[str, bytes]:
     found = {}
     for folder in sorted((root / "artifacts").iterdir()):
-        artifact.verify(folder)
+        verify(folder)
         found[folder.name] = (folder / "adapter_model.safetensors").read_bytes()
     return found
 

@@ -19,7 +19,7 @@ from transformers.models.llama import modeling_llama
 
 from tests.parity.oracle import compare_all
 from tests.parity.scenario import LLAMA, oracles, pack_together
-from workers import job_run, layout, worker
+from workers import admission, job_run, layout
 from workers.dataset import Microbatch, Row
 from workers.job_run import JobRun, Work
 from workers.lora import MultiAdapterLinear
@@ -66,7 +66,7 @@ def alpha_without_rank(patch: pytest.MonkeyPatch) -> None:
     def unscaled(*args: Any, **kwargs: Any) -> dict[str, Any]:
         return {name: replace(target, scale=target.alpha) for name, target in resolve(*args, **kwargs).items()}
 
-    patch.setattr(worker, "resolve", unscaled)
+    patch.setattr(admission, "resolve", unscaled)
 
 
 def root_of_rank_for_all(patch: pytest.MonkeyPatch) -> None:
@@ -74,7 +74,7 @@ def root_of_rank_for_all(patch: pytest.MonkeyPatch) -> None:
         targets = resolve(*args, **kwargs)
         return {name: replace(one, scale=one.alpha / math.sqrt(one.r)) for name, one in targets.items()}
 
-    patch.setattr(worker, "resolve", stabilised)
+    patch.setattr(admission, "resolve", stabilised)
 
 
 def dropout_on_the_base_branch(patch: pytest.MonkeyPatch) -> None:

@@ -102,8 +102,8 @@ def test_the_dearest_kind_of_pack_counts() -> None:
 def test_a_worker_measures_its_first_packs_and_learns_from_them(tmp_path) -> None:  # type: ignore[no-untyped-def]
     worker = make_worker(tiny_llama(), {"job": make_data(1, [9, 5, 12, 7])}, tmp_path, num_measured_packs=3)
     train(worker, [make_spec("job", training={"max_steps": 6, "per_device_train_batch_size": 4})])
-    assert worker._fit.num_observed() == 3
-    assert worker._fit.largest_observed() == 33
+    assert worker._admission.fit.num_observed() == 3
+    assert worker._admission.fit.largest_observed() == 33
 
 
 def test_the_meter_sees_an_allocation_and_forgets_it() -> None:
