@@ -160,7 +160,9 @@ def test_terminated_while_it_starts_it_ends_soon_and_goes_on_later(run: Run, mil
     time.sleep(milliseconds / 1000)
     run.signal(signal.SIGTERM)
     began = time.monotonic()
-    assert run.wait() in (-signal.SIGTERM, 128 + signal.SIGTERM), run.told()
+    code = run.wait()
+    # On a quick machine it may be done before the last of the signals.
+    assert code in (-signal.SIGTERM, 128 + signal.SIGTERM) or (code == 0 and "SUCCEEDED" in run.told()), run.told()
     assert time.monotonic() - began < GRACE_SECONDS
     run.finish()
     run.check_history()
