@@ -41,7 +41,7 @@ def test_a_checkpoint_that_rotted_is_quarantined_the_one_before_is_used_and_the_
 ) -> None:
     assert run.stopped(18, 0.0, signal.SIGKILL) == -signal.SIGKILL
     with run.journal() as journal:
-        newest, before = journal.checkpoints("job-0")
+        newest, before, *_ = journal.checkpoints("job-0")
     damaged = run.folder / "checkpoints/job-0" / newest.folder / "optimizer.safetensors"
     content = bytearray(damaged.read_bytes())
     content[len(content) // 2] ^= 4

@@ -16,7 +16,7 @@ from orchestrator.client import Client
 from tests.orchestrator.conftest import WriteSpecs
 from tests.orchestrator.served import Served, reasons, states
 
-LONG = {"max_steps": 4000, "save_steps": 50, "logging_steps": 50}
+LONG = {"max_steps": 1_000_000, "save_steps": 50, "logging_steps": 50}
 ServedOf = Callable[..., Served]
 
 
@@ -108,10 +108,13 @@ def test_a_higher_priority_takes_the_device_and_what_made_room_finishes_later_wi
     low = {"name": "low", "scheduling": {"priority": 1, "packing": "exact"}, "training": training}
     served = served_of()
     client = served.start()
-    submit(client, write_specs(low))
-    served.until(lambda: step(client, "low") > 5, "low trains")
     model = {"model_name_or_path": str(other_base)}
     submit(client, write_specs({"name": "high", "model": model, "training": {"max_steps": 4}}, name="high.yaml"))
+    client.pause("high")
+    served.until(lambda: states(client)["high"] is JobState.PAUSED, "high is held until low trains")
+    submit(client, write_specs(low))
+    served.until(lambda: step(client, "low") > 5, "low trains")
+    client.resume("high")
     served.until(lambda: client.job("high").message.startswith("waiting:"), "high says why it waits")
     assert states(client)["low"] is JobState.RUNNING
     client.change("high", priority=2)
@@ -152,7 +155,7 @@ def test_killed_at_any_moment_the_next_one_goes_on_and_nothing_is_lost_or_double
 def test_terminated_it_saves_what_trains_and_says_so(served_of: ServedOf, write_specs: WriteSpecs) -> None:
     served = served_of()
     client = served.start()
-    submit(client, write_specs({"training": {**LONG, "save_steps": 4000}}))
+    submit(client, write_specs({"training": {**LONG, "save_steps": 1_000_000}}))
     served.until(lambda: step(client, "job-0") > 10, "it trains")
     assert served.end(signal.SIGTERM) == 128 + signal.SIGTERM
     assert "1 job goes on when it is started again" in served.told()
