@@ -105,6 +105,7 @@ class Scheduler:
         self._intake.recover()
         self._intent.follow()
         self._placing.place()
+        self._placing.rebalance()
         for observation in self._cluster.poll(timeout_seconds):
             self._intake.observe(observation)
         self._placing.give_back()

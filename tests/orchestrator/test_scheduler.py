@@ -34,7 +34,8 @@ from orchestrator.journal import Journal, Submission
 from orchestrator.lives import Listener, Lives
 from orchestrator.placement import Device, NewWorker
 from orchestrator.retries import MOST_FRUITLESS
-from orchestrator.scheduler import Scheduler
+from orchestrator.scheduler import HAND_OVER, Scheduler
+from orchestrator.snapshot import PolicySettings
 from workers.estimate import Estimate
 from workers.memory import BaseShape, Demand
 from workers.settings import WorkerSettings
@@ -52,12 +53,12 @@ class ScriptedCluster:
         self.acknowledged: list[tuple[str, int]] = []
         self.called_back: list[tuple[str, str]] = []
         self.script: list[Observation] = []
-        self._num_devices = num_devices
+        self.num_devices = num_devices
 
     def devices(self) -> list[Device]:
         return [
             Device(id=f"cpu-{number}", kind="cpu", memory_bytes=8 * GIB, num_cpus=1)
-            for number in range(self._num_devices)
+            for number in range(self.num_devices)
         ]
 
     def start_worker(self, worker: NewWorker, settings: WorkerSettings, jobs: Sequence[Assignment]) -> None:
@@ -161,6 +162,8 @@ def make_scheduler(
     max_restarts: int = 0,
     now: Callable[[], float] = lambda: 0.0,
     wall: Callable[[], float] = lambda: 12.5,
+    policy: PolicySettings = HAND_OVER,
+    token_budget: int = WorkerSettings(staging_dir=Path("staging")).token_budget,
 ) -> Scheduler:
     def publish(job: Job, staged: str) -> str:
         if publish_error:
@@ -189,10 +192,11 @@ def make_scheduler(
         jobs,
         {name: estimate(base) for name, base in bases.items()},
         cluster,
-        WorkerSettings(staging_dir=Path("staging")),
+        WorkerSettings(staging_dir=Path("staging"), token_budget=token_budget),
         Lives(journal, files, [recorder or Recorder()], now=wall),
         publish=publish,
         now=now,
+        policy=policy,
     )
 
 
@@ -546,3 +550,56 @@ def test_a_state_may_not_be_left_once_it_is_final(scheduler_of: SchedulerOf) -> 
     cluster.says("w0", state("a", JobState.SUCCEEDED))
     with pytest.raises(AssertionError, match="STARTING -> SUCCEEDED"):
         scheduler.tick()
+
+
+def test_a_job_moves_to_a_device_that_has_come_when_it_ends_sooner_there_and_is_not_charged(
+    scheduler_of: SchedulerOf, journal: Journal
+) -> None:
+    clock = [0.0]
+    cluster, recorder = ScriptedCluster(), Recorder()
+    # A micro-batch of each is 10 tokens: the first fills the pack, the second shares the device.
+    scheduler = scheduler_of(
+        cluster, {"a": "x", "b": "x"}, recorder, now=lambda: clock[0], policy=PolicySettings(), token_budget=10
+    )
+    scheduler.tick()
+    assert cluster.calls == [("start", "w0", ("a", "b"))]
+    # 15 seconds a token, of 75 tokens that each still has: 1125 seconds of the device for either.
+    slow = [replace(step(name, 1), seconds=300.0) for name in ("a", "b")]
+    cluster.says("w0", state("a", JobState.RUNNING), state("b", JobState.RUNNING), *slow)
+    scheduler.tick()
+    cluster.num_devices = 2
+    clock[0] = 599.0
+    scheduler.tick()
+    # Not before it has been somewhere for ten minutes.
+    assert cluster.called_back == []
+    clock[0] = 700.0
+    scheduler.tick()
+    clock[0] = 740.0
+    scheduler.tick()
+    # The other one stays: what the first move changes is seen before the next.
+    assert cluster.called_back == [("w0", "a")]
+    handed_back = StateReport(job_id="a", state=JobState.PENDING, reason="handed_back", message="saved at step 1")
+    cluster.says("w0", CheckpointReport(record=record_of("a", 1)), handed_back)
+    scheduler.tick()
+    assert (scheduler.jobs["a"].state, scheduler.jobs["a"].reason) == (JobState.PENDING, "moved")
+    event = journal.events("a")[-1]
+    assert event.reason == "moved"
+    assert event.message == "ends 16 min sooner on cpu-1; moving costs 2 min; saved at step 1"
+    scheduler.tick()
+    assert cluster.calls[-1] == ("start", "w1", ("a",))
+    assert [attempt.charged for attempt in journal.attempts("a")] == [False, False]
+    clock[0] = 2000.0
+    scheduler.tick()
+    assert cluster.called_back == [("w0", "a")]
+
+
+def test_what_is_handed_over_at_once_never_moves(scheduler_of: SchedulerOf) -> None:
+    clock = [0.0]
+    cluster = ScriptedCluster()
+    scheduler = scheduler_of(cluster, {"a": "x", "b": "x"}, now=lambda: clock[0], token_budget=10)
+    scheduler.tick()
+    cluster.says("w0", *(replace(step(name, 1), seconds=300.0) for name in ("a", "b")))
+    scheduler.tick()
+    cluster.num_devices, clock[0] = 2, 5000.0
+    scheduler.tick()
+    assert cluster.called_back == []
