@@ -221,6 +221,14 @@ def serve(
         list[str] | None,
         typer.Option("--queue", metavar="NAME=WEIGHT[:MAX_JOBS]", help="Share and quota of a queue; repeatable."),
     ] = None,
+    largest_device: Annotated[
+        float | None,
+        typer.Option(
+            min=0.001,
+            metavar="GIB",
+            help="Memory of the largest device that can ever join; a job that needs more fails, any other waits.",
+        ),
+    ] = None,
     grace: Annotated[
         float, typer.Option(min=0, help="Seconds to save all jobs in after Ctrl-C or SIGTERM.")
     ] = GRACE_SECONDS,
@@ -248,6 +256,7 @@ def serve(
         workers=workers,
         token_budget=token_budget,
         queues=tuple(parse_queue(one) for one in queue or ()),
+        largest_device_bytes=round((largest_device or 0) * 2**30),
         grace_seconds=grace,
         lease_seconds=lease,
     )

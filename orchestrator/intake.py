@@ -161,6 +161,7 @@ class Intake:
                     attempt=job.progress.attempt,
                     report_number=job.progress.report_number,
                 )
+                self._survey.resumed(job)
                 self._lives.resume(job, report)
             case StateReport():
                 self._state_report(job, report)

@@ -81,6 +81,11 @@ class JournalReader:
                 jobs=tuple(rows.load_jobs(connection, _UNFINISHED)),
             )
 
+    def begun(self) -> list[JournaledJob]:
+        """The unfinished jobs that do not just wait: with an open attempt, paused, or before another try."""
+        with self._reading() as connection:
+            return rows.load_jobs(connection, _UNFINISHED & (jobs.c.state != JobState.PENDING.value))
+
     def changed_since(self, sequence: int, *, limit: int = 1000) -> Snapshot:
         """Jobs that were submitted, steered or retried after an event, as they are now.
 
