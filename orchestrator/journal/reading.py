@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
@@ -123,6 +123,26 @@ class JournalReader:
             if not found:
                 raise NoSuchJob(id_or_name)
             return found[0]
+
+    def job_meant(self, id_or_name: str, states: Collection[JobState]) -> JournaledJob:
+        """The job that an order is for, which makes sense in these states only.
+
+        An id is a job's for ever, and the id of a name's first job is the name itself. So where that job is past the
+        order and others of its name are not, nobody can tell which is meant, and nothing is done.
+
+        Raises:
+            NoSuchJob: There is none of that id or name.
+            AmbiguousName: It may be any of several; the error lists their ids.
+        """
+        query = select(jobs.c.id, jobs.c.state).where((jobs.c.id == id_or_name) | (jobs.c.name == id_or_name))
+        with self._reading() as connection:
+            found = {row.id: JobState(row.state) for row in connection.execute(query.order_by(jobs.c.submitted.desc()))}
+        fit = [job_id for job_id, state in found.items() if state in states]
+        if id_or_name in found and (id_or_name in fit or not fit):
+            return self.job(id_or_name)
+        if id_or_name in found:
+            raise AmbiguousName(id_or_name, [*fit, id_or_name])
+        return self.job(fit[0] if len(fit) == 1 else id_or_name)
 
     def page(self, which: JobFilter, *, after: str | None = None, limit: int = 50) -> Page[JobSummary]:
         """A part of a list of jobs, filtered and sorted by the database.
