@@ -31,6 +31,7 @@ from orchestrator.journal.records import (
     QuarantinedCheckpoint,
     Snapshot,
     SubmissionKey,
+    UndeletedFiles,
 )
 from orchestrator.journal.tables import artifacts, attempts, checkpoints, events, jobs, settings
 from workers.publishing import FileEntry
@@ -169,6 +170,11 @@ class JournalReader:
         """All jobs that have ended, those that ended first before others."""
         with self._reading() as connection:
             return pruning.ended(connection)
+
+    def undeleted(self) -> list[UndeletedFiles]:
+        """What jobs that were pruned may have left behind, because somebody died before it was deleted."""
+        with self._reading() as connection:
+            return pruning.undeleted(connection)
 
     def last_sequence(self) -> int:
         """Sequence of the last event; 0 before the first."""
