@@ -123,7 +123,7 @@ def serve(options: ServeOptions, console: Console) -> None:
             service.wake.set,
             data_dir=files.root,
             address=address,
-            tokens=Tokens.read(options.token_file) if options.token_file is not None else None,
+            tokens=Tokens.read(options.token_file, warn=service.say) if options.token_file is not None else None,
             roots=options.roots,
             cluster=lambda: service.view,
             log_path=files.log_of,
