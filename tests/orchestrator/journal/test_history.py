@@ -80,7 +80,7 @@ def test_all_or_none(two: Journal) -> None:
     two.record_metrics([])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     steps=st.lists(st.integers(0, 400), min_size=1, max_size=60, unique=True).map(sorted),
     cuts=st.lists(st.integers(1, 8), max_size=40),
