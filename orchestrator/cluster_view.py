@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from jobs.records import Job
 from jobs.view import ClusterView, MemoryView, QueueView, SharerView, WorkerView
 from orchestrator.room import Room
-from orchestrator.scheduler import Scheduler, WorkerRecord
+from orchestrator.roster import WorkerRecord
+from orchestrator.scheduler import Scheduler
 from orchestrator.snapshot import Device
 from workers.estimate import Estimate
 

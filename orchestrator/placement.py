@@ -22,7 +22,7 @@ from jobs.records import BaseKey, Placement
 from orchestrator import preemption
 from orchestrator.bins import BaseBins, Bin, fits
 from orchestrator.handover import hand_over, placed_because
-from orchestrator.queueing import Turns, WaitingLine
+from orchestrator.queueing import Turns
 from orchestrator.room import Room
 from orchestrator.snapshot import (
     BaseOutlook,
@@ -36,6 +36,7 @@ from orchestrator.snapshot import (
     WaitingJob,
     gib,
 )
+from orchestrator.waiting_line import WaitingLine
 from workers.memory import Demand
 
 # Where clusters and the scheduler look for them.

@@ -12,207 +12,22 @@ The rules, in the order in which they count:
 5. Within a queue the oldest; of those submitted at once the longest.
 
 A queue at its quota is passed over. Fair shares are counted in device-seconds: time of a device, divided among the jobs
-that train on it by their tokens. A queue's share is its weight's share of what all queues had; what a queue could not
-use goes to the others (max-min fairness: Bertsekas & Gallager, Data Networks, 6.5.2). While a queue wants nothing it
-collects no claim.
+that train on it by their tokens (`fair_shares`).
 """
 
 from __future__ import annotations
 
 import heapq
 import math
-from bisect import bisect_left, insort
-from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from jobs.records import BaseKey
 from orchestrator.snapshot import PolicySettings, Queue, Snapshot, WaitingJob
-from workers.memory import Demand
+from orchestrator.waiting_line import Alike, Order, WaitingLine
 
 _LONGEST_CHARGE = 0.25
 """Share of the fair window that a single job is counted with in advance at most: a job of days must not keep its queue
 from its share of the hours."""
-
-Order = tuple[int, float, float, int]
-"""See `WaitingJob.order`."""
-
-
-def water_fill(capacity: float, wanted: Mapping[str, float], weights: Mapping[str, float]) -> dict[str, float]:
-    """Divide a capacity by weight, giving nobody more than it wants and what is left over to the others.
-
-    Args:
-        capacity: To divide.
-        wanted: By name; infinity for as much as there is.
-        weights: By name, positive.
-    """
-    shares = dict.fromkeys(wanted, 0.0)
-    left = capacity
-    # In the order in which they are satisfied as the level rises.
-    rising = sorted(wanted, key=lambda name: (wanted[name] / weights[name], name))
-    total = sum(weights[name] for name in rising)
-    for name in rising:
-        share = min(wanted[name], left * weights[name] / total if total > 0 else 0.0)
-        shares[name] = share
-        left -= share
-        total -= weights[name]
-    return shares
-
-
-class FairShares:
-    """Remembers what queues had and what was their share, forgetting it over the fair window."""
-
-    def __init__(self, settings: PolicySettings | None = None) -> None:
-        self._window = (settings or PolicySettings()).fair_window_seconds
-        self._served: dict[str, float] = {}
-        self._fair: dict[str, float] = {}
-
-    def advance(
-        self, seconds: float, devices: Mapping[str, float], wanting: Iterable[str], queues: Iterable[Queue] = ()
-    ) -> None:
-        """Let time pass.
-
-        Args:
-            seconds: Since the last call.
-            devices: Device-seconds that each queue had in this time, divided by `seconds`.
-            wanting: Queues with jobs that waited, quota permitting.
-            queues: Their weights; 1 where there is none.
-        """
-        if seconds <= 0:
-            return
-        hungry = set(wanting)
-        weights = {queue.name: queue.weight for queue in queues}
-        wanted = {name: math.inf if name in hungry else devices.get(name, 0.0) for name in sorted({*devices, *hungry})}
-        for name in wanted:
-            weights.setdefault(name, 1.0)
-        fair = water_fill(sum(devices.values()), wanted, weights)
-        kept = math.exp(-seconds / self._window)
-        for name in sorted({*wanted, *self._served}):
-            self._served[name] = self._served.get(name, 0.0) * kept + devices.get(name, 0.0) * seconds
-            self._fair[name] = self._fair.get(name, 0.0) * kept + fair.get(name, 0.0) * seconds
-
-    def queues(self, known: Iterable[Queue] = ()) -> tuple[Queue, ...]:
-        """For a snapshot: the queues as set up, with what they had and what was their share."""
-        rules = {queue.name: queue for queue in known}
-        return tuple(
-            Queue(
-                name=name,
-                weight=rules[name].weight if name in rules else 1.0,
-                max_jobs=rules[name].max_jobs if name in rules else None,
-                served_seconds=self._served.get(name, 0.0),
-                fair_seconds=self._fair.get(name, 0.0),
-            )
-            for name in sorted({*rules, *self._served})
-        )
-
-    def to_json(self) -> dict[str, list[float]]:
-        """For the journal: queue -> device-seconds had and due."""
-        return {name: [self._served[name], self._fair[name]] for name in sorted(self._served)}
-
-    def restore(self, saved: Mapping[str, Sequence[float]]) -> None:
-        """Take up what `to_json` gave."""
-        self._served = {name: had for name, (had, _) in saved.items()}
-        self._fair = {name: due for name, (_, due) in saved.items()}
-
-
-class Alike:
-    """Waiting jobs of one queue, base, demand and priority, by age: they fit or do not fit together."""
-
-    __slots__ = ("jobs",)
-
-    def __init__(self) -> None:
-        self.jobs: list[WaitingJob] = []
-
-
-class WaitingLine:
-    """The waiting jobs by kind, each kind by age. The service keeps it between decisions; no decision changes it."""
-
-    def __init__(self, jobs: Iterable[WaitingJob] = ()) -> None:
-        self._jobs: dict[str, WaitingJob] = {}
-        self._kinds: dict[tuple[str, BaseKey, Demand, int], Alike] = {}
-        self.heads: dict[str, dict[BaseKey, list[tuple[Order, Alike]]]] = {}
-        """Queue -> base -> its kinds in the order of their first jobs."""
-        self.pack_tokens: dict[BaseKey, int] = {}
-        """Tokens of a micro-batch of each job that waits, by base."""
-        for job in jobs:
-            self.add(job)
-
-    def __len__(self) -> int:
-        return len(self._jobs)
-
-    def __iter__(self) -> Iterator[WaitingJob]:
-        return iter(self._jobs.values())
-
-    def __contains__(self, job_id: str) -> bool:
-        return job_id in self._jobs
-
-    @property
-    def num_kinds(self) -> int:
-        """Of jobs that fit or do not fit together."""
-        return len(self._kinds)
-
-    def alike(self, job: WaitingJob) -> Alike:
-        """The jobs in line that fit where this one fits."""
-        return self._kinds[_kind(job)]
-
-    def add(self, job: WaitingJob) -> None:
-        """Put a job in line.
-
-        Raises:
-            ValueError: One of its id is there; a change of priority or queue is `remove` and `add`.
-        """
-        if job.id in self._jobs:
-            raise ValueError(f"job {job.id} is in line already; remove it first")
-        self._jobs[job.id] = job
-        self.pack_tokens[job.base] = self.pack_tokens.get(job.base, 0) + job.demand.worst_tokens
-        alike = self._kinds.setdefault(_kind(job), Alike())
-        jobs = alike.jobs
-        if jobs and jobs[-1].order < job.order:
-            jobs.append(job)
-            return
-        heads = self.heads.setdefault(job.queue, {}).setdefault(job.base, [])
-        place = bisect_left(jobs, job.order, key=_order)
-        if place == 0:
-            if jobs:
-                del heads[bisect_left(heads, (jobs[0].order,))]
-            insort(heads, (job.order, alike))
-        jobs.insert(place, job)
-
-    def remove(self, job_id: str) -> WaitingJob:
-        """Take a job out: it was placed, or paused, or ended.
-
-        Raises:
-            KeyError: It is not in line.
-        """
-        job = self._jobs.pop(job_id)
-        self.pack_tokens[job.base] -= job.demand.worst_tokens
-        if not self.pack_tokens[job.base]:
-            del self.pack_tokens[job.base]
-        alike = self._kinds[_kind(job)]
-        jobs = alike.jobs
-        place = bisect_left(jobs, job.order, key=_order)
-        del jobs[place]
-        if place:
-            return job
-        of_queue = self.heads[job.queue]
-        heads = of_queue[job.base]
-        del heads[bisect_left(heads, (job.order,))]
-        if jobs:
-            insort(heads, (jobs[0].order, alike))
-            return job
-        del self._kinds[_kind(job)]
-        if not heads:
-            del of_queue[job.base]
-            if not of_queue:
-                del self.heads[job.queue]
-        return job
-
-
-def _kind(job: WaitingJob) -> tuple[str, BaseKey, Demand, int]:
-    return (job.queue, job.base, job.demand, job.priority)
-
-
-def _order(job: WaitingJob) -> Order:
-    return job.order
 
 
 class _Walk:
@@ -352,7 +167,7 @@ class Turns:
         firsts = [
             job for walk in standing.walks.values() if (job := walk.first(self._taken, self._blocked)) is not None
         ]
-        standing.first = min(firsts, key=_order, default=None)
+        standing.first = min(firsts, key=lambda job: job.order, default=None)
         return standing.first
 
     def _longest_waiting(self) -> WaitingJob | None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from orchestrator.bins import fits
-from orchestrator.queueing import WaitingLine
 from orchestrator.room import Room
 from orchestrator.snapshot import (
     Decision,
@@ -23,6 +22,7 @@ from orchestrator.snapshot import (
     WaitingJob,
     duration,
 )
+from orchestrator.waiting_line import WaitingLine
 from workers.memory import BaseShape
 
 _REST_SECONDS = 600.0

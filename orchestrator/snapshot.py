@@ -1,13 +1,13 @@
 """What the policies see and what they answer: frozen records, without a thought of their own.
 
 How the service uses them. Each turn it makes a `Snapshot` and calls `placement.decide(snapshot, line)`; `line` is a
-`queueing.WaitingLine` that it keeps up to date as jobs come and go (without one it is made from `snapshot.waiting`).
-It then executes the `Decision`: stops `retired` workers, starts `new_workers`, checkpoints and requeues the victims of
+`WaitingLine` that it keeps up to date as jobs come and go (without one it is made from `snapshot.waiting`). It then
+executes the `Decision`: stops `retired` workers, starts `new_workers`, checkpoints and requeues the victims of
 `preemptions` (PENDING, reason "preempted", never charged), hands out `placements`. A job that waits is told why by
 `decision.why(job)`, computed when somebody asks. Records of workers on which nothing happened may be used again in the
 next snapshot: what changes by itself is reckoned from `as_of_seconds`, and their sums are computed once. All seconds
-are of one clock that never goes back. Fair shares need a memory: a `queueing.FairShares` that the service advances each
-turn and asks for `Snapshot.queues`.
+are of one clock that never goes back. Fair shares need a memory: a `FairShares` that the service advances each turn and
+asks for `Snapshot.queues`.
 """
 
 from __future__ import annotations
@@ -192,7 +192,7 @@ class Queue:
     max_jobs: int | None = None
     """Quota: jobs of it that may have a place at the same time. In jobs, since jobs share devices."""
     served_seconds: float = 0.0
-    """Device-seconds that its jobs have had, lately (see `queueing.FairShares`)."""
+    """Device-seconds that its jobs have had, lately (see `fair_shares.FairShares`)."""
     fair_seconds: float = 0.0
     """Device-seconds that would have been its fair share of what all queues had, over the same time."""
 
@@ -202,7 +202,7 @@ class Snapshot:
     """All that a decision is made from."""
 
     waiting: tuple[WaitingJob, ...] = ()
-    """Left empty by a caller that keeps a `queueing.WaitingLine`."""
+    """Left empty by a caller that keeps a `waiting_line.WaitingLine`."""
     workers: tuple[RunningWorker, ...]
     free_devices: tuple[Device, ...]
     num_started: int

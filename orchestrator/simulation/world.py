@@ -7,13 +7,14 @@ import random
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from orchestrator.fair_shares import FairShares
 from orchestrator.placement import decide
-from orchestrator.queueing import FairShares, WaitingLine
 from orchestrator.rebalancing import give_back
 from orchestrator.simulation.sim_worker import SimWorker
 from orchestrator.simulation.speed import TOKEN_BUDGET
 from orchestrator.simulation.workload import SimJob
 from orchestrator.snapshot import Device, PolicySettings, Queue, Snapshot, WaitingJob
+from orchestrator.waiting_line import WaitingLine
 
 _GIB = 2**30
 _FOR_EVER = 1e15

@@ -16,9 +16,10 @@ import time
 from dataclasses import replace
 
 from jobs.records import BaseKey
+from orchestrator.fair_shares import FairShares
 from orchestrator.placement import decide
-from orchestrator.queueing import FairShares, WaitingLine
 from orchestrator.snapshot import Device, Queue, RunningJob, RunningWorker, Snapshot, WaitingJob
+from orchestrator.waiting_line import WaitingLine
 from workers.memory import BaseShape, Demand
 
 _BUDGET = 4096

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 
 from orchestrator.placement import Decision, RunningWorker, Snapshot, WaitingJob, decide
-from orchestrator.queueing import WaitingLine
 from orchestrator.room import Room
 from orchestrator.snapshot import PolicySettings, Queue
+from orchestrator.waiting_line import WaitingLine
 from tests.orchestrator.parts import (
     BUDGET,
     DEMAND,

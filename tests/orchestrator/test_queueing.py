@@ -9,8 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.queueing import FairShares, Turns, WaitingLine, charge, water_fill
+from orchestrator.fair_shares import FairShares, water_fill
+from orchestrator.queueing import Turns, charge
 from orchestrator.snapshot import PolicySettings, Queue, Snapshot, WaitingJob
+from orchestrator.waiting_line import WaitingLine
 from tests.orchestrator.parts import DEMANDS, demand, running, snapshot, snapshots, waiting, worker
 
 HOUR = 3600.0
