@@ -34,7 +34,7 @@ import yaml
 from rich.console import Console
 
 # Not before a life begins: what it forks from has no torch and no ray.
-from orchestrator.service import ServeOptions, serve
+from orchestrator import service
 from tests.faults.journal_deaths import Death, install
 
 _HEAVY = ("torch", "ray", "transformers", "datasets")
@@ -46,6 +46,9 @@ _MOST_POINTS, _MOST_COMMIT_POINTS = 250, 45
 """From which they are drawn after that: of all, and where those of commits alone are counted."""
 _CHECKED_AGAIN = 5
 _NEVER = Death(point=-1)
+_HELD = 0.8
+"""Share of the lives in which nothing but the API runs: most are over before anything else has been loaded, and loading
+it takes the processor from the burst."""
 _VERBS = ("pause", "cancel", "resume", "priority")
 
 
@@ -88,13 +91,13 @@ class Result:
 class Life:
     """One process that serves a data directory until it dies."""
 
-    def __init__(self, data_dir: Path, death: Death) -> None:
+    def __init__(self, data_dir: Path, death: Death, *, is_held: bool) -> None:
         reading, writing = os.pipe()
         began = time.monotonic()
         self._pid = os.fork()
         if self._pid == 0:
             os.close(reading)
-            _live(data_dir, death, writing)
+            _live(data_dir, death, writing, is_held=is_held)
         os.close(writing)
         self._lines = os.fdopen(reading, encoding="utf-8")
         self.url: str | None = None
@@ -125,11 +128,14 @@ class Life:
         self.died = line.removeprefix("dies ").strip()
 
 
-def _live(data_dir: Path, death: Death, writing: int) -> None:
+def _live(data_dir: Path, death: Death, writing: int, *, is_held: bool) -> None:
     """The body of a life. Never returns."""
     try:
+        if is_held:
+            service._Service.run = lambda *_: threading.Event().wait()  # type: ignore[method-assign]
         install(death, lambda line: _write(writing, f"{line}\n"))
-        serve(ServeOptions(data_dir=data_dir, port=0, in_process=True), Console(file=_Told(writing), width=1000))
+        options = service.ServeOptions(data_dir=data_dir, port=0, in_process=True)
+        service.serve(options, Console(file=_Told(writing), width=1000))
     except BaseException as error:
         _write(writing, f"{type(error).__name__}: {error}\n")
     finally:
@@ -320,14 +326,15 @@ def crash(folder: Path, *, seed: int, points: int, say: Callable[[str], None]) -
         data_dir = folder / f"data-{result.deaths.total()}"
         burst = Burst(draw, result)
         for number in range(min(_LIVES_A_FOLDER, points - result.deaths.total())):
-            life = Life(data_dir, _death(draw, is_first=number < _FIRST_LIVES))
+            death = _death(draw, is_first=number < _FIRST_LIVES)
+            life = Life(data_dir, death, is_held=draw.random() < _HELD)
             if life.url is not None:
                 result.ready_seconds.append(life.ready_seconds)
                 burst.ask(life.url)
             life.wait()
             result.deaths[life.died] += 1
             check(data_dir, burst)
-        last = Life(data_dir, _NEVER)
+        last = Life(data_dir, _NEVER, is_held=True)
         assert last.url is not None
         burst.finish(last.url)
         last.kill()
