@@ -46,7 +46,7 @@ _MOST_POINTS, _MOST_COMMIT_POINTS = 250, 45
 """From which they are drawn after that: of all, and where those of commits alone are counted."""
 _CHECKED_AGAIN = 5
 _NEVER = Death(point=-1)
-_HELD = 0.8
+_HELD = 0.95
 """Share of the lives in which nothing but the API runs: most are over before anything else has been loaded, and loading
 it takes the processor from the burst."""
 _VERBS = ("pause", "cancel", "resume", "priority")
