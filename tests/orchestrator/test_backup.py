@@ -9,6 +9,8 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
+import pytest
+
 from jobs.artifacts import verify
 from jobs.records import JobState
 from tests.orchestrator.conftest import WriteSpecs
@@ -17,6 +19,7 @@ from tests.orchestrator.served import Served, reasons, states
 PAGE = Path(__file__).parents[2] / "orchestrator/deploy/README.md"
 
 
+@pytest.mark.slow
 def test_from_a_backup_finished_jobs_are_as_they_were_and_the_others_are_trained(
     write_specs: WriteSpecs, tmp_path: Path
 ) -> None:

@@ -29,7 +29,7 @@ def test_five_hundred_hostile_submissions_hurt_nobody(
     outside = tmp_path / "outside" / "secret.jsonl"
     outside.parent.mkdir()
     outside.write_text('{"text": "secret"}\n')
-    training = {"max_steps": 600, "save_steps": 100, "logging_steps": 100}
+    training = {"max_steps": 400, "save_steps": 100, "logging_steps": 100}
     specs = write_specs({"name": "neighbour", "scheduling": {"packing": "exact"}, "training": training})
     run(RunOptions(specs=(specs,), output_dir=tmp_path / "alone", in_process=True, workers=1), Console(quiet=True))
     good = yaml.safe_dump(
