@@ -125,6 +125,8 @@ class Assignment:
     """Licence to speak for the job; goes into all that the worker writes and reports of it."""
     checkpoints: tuple[CheckpointRecord, ...] = ()
     """Those to go on from, newest first."""
+    priority: int | None = None
+    """As it is now; the spec's where `None`."""
 
 
 @dataclass(frozen=True, kw_only=True)

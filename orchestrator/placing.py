@@ -11,7 +11,7 @@ from orchestrator.fair_shares import FairShares
 from orchestrator.intent import Intent
 from orchestrator.lives import Lives
 from orchestrator.placement import decide
-from orchestrator.rebalancing import give_back
+from orchestrator.rebalancing import give_back, rebalance
 from orchestrator.roster import Roster, WorkerRecord
 from orchestrator.snapshot import Decision, PolicySettings, Queue, Snapshot, WaitingJob
 from orchestrator.survey import Survey
@@ -55,7 +55,7 @@ class Placing:
         self._num_started = num_started
         self._num_placed = 0
         self._shares = FairShares(policy)
-        self._turned_at = now()
+        self._turned_at = self._rebalanced_at = now()
 
     @property
     def queue_shares(self) -> tuple[Queue, ...]:
@@ -112,6 +112,20 @@ class Placing:
         elif idle:
             for retirement in give_back(self._snapshot(idle), Decision()):
                 self._stop(retirement.worker_id, retirement.reason)
+
+    def rebalance(self) -> None:
+        """Move jobs that end sooner elsewhere: called back, they wait, and the next decision puts them there.
+
+        Not looked into more often than a move takes. What is handed over at once stays where it is, so that no clock
+        has a part in what is packed together.
+        """
+        now = self._now()
+        if self._policy.hand_over_at_once or now - self._rebalanced_at < self._policy.move_seconds:
+            return
+        self._rebalanced_at = now
+        shapes = {str(one.base): one.base_shape for one in (self._estimates[job.id] for job in self._roster.trained)}
+        for move in rebalance(self._snapshot(self._roster.alive), self.line, shapes):
+            self._intent.call_back(self._roster.jobs[move.job_id], "moved", move.reason)
 
     def _line_up(self) -> None:
         """Bring the waiting line up to date."""
@@ -173,7 +187,13 @@ class Placing:
             self._survey.placed(job)
             self._num_placed += 1
             assignments.setdefault(placement.worker_id, []).append(
-                Assignment(job_id=job.id, spec=job.spec, attempt=job.attempt, checkpoints=job.checkpoints)
+                Assignment(
+                    job_id=job.id,
+                    spec=job.spec,
+                    attempt=job.attempt,
+                    checkpoints=job.checkpoints,
+                    priority=job.priority,
+                )
             )
         for new in decision.new_workers:
             settings = replace(

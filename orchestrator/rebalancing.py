@@ -3,7 +3,8 @@
 A move is a checkpoint and a requeue: the next decision puts the job where there is most room. It pays only where the
 worker left behind shares its device among more jobs than fill a pack (on others a job more costs next to nothing),
 where nobody waits who could take the place instead, and where the last of the jobs of both workers ends sooner by at
-least `least_gain` times what the move costs. A job moves at most once in ten minutes.
+least `least_gain` times what the move costs. A job moves at most once in ten minutes, and none of a base while another
+of it is on its way: what that one changes is seen first.
 """
 
 from __future__ import annotations
@@ -69,11 +70,13 @@ def rebalance(snapshot: Snapshot, line: WaitingLine, shapes: dict[str, BaseShape
     settings = snapshot.settings
     moves: list[Move] = []
     taken: set[str] = set()
-    free = [] if len(line) else list(snapshot.free_devices)
+    settling = {worker.base for worker in snapshot.workers if any(job.stopping for job in worker.jobs)}
+    # A device that is free now may be what another base's job was moved for.
+    free = [] if len(line) or settling else list(snapshot.free_devices)
     crowded = [one for one in snapshot.workers if one.pack_tokens > snapshot.token_budget and not one.stopping]
     for worker in sorted(crowded, key=lambda one: (-one.work_seconds, one.id)):
         shape = shapes.get(str(worker.base))
-        if shape is None or worker.base in line.pack_tokens:
+        if shape is None or worker.base in line.pack_tokens or worker.base in settling:
             continue
         best: tuple[float, float, RunningJob, str] | None = None
         for job in worker.jobs:

@@ -28,6 +28,7 @@ class Rounds:
         token_budget: int,
         num_measured: int,
         here: Mapping[str, JobRun],
+        priorities: Mapping[str, int],
         take_in: Callable[[Taken], None],
         fail: Callable[[str, BaseException], None],
     ) -> None:
@@ -40,6 +41,7 @@ class Rounds:
             token_budget: Tokens that a pack of several jobs may hold.
             num_measured: First packs whose peak is measured.
             here: The jobs of the worker by id, in order of admission; a view, never changed from here.
+            priorities: Of jobs, where they are not as in their specs; likewise a view.
             take_in: Told of every micro-batch that was run.
             fail: Ends a job, which then is not in `here` any more.
         """
@@ -52,6 +54,7 @@ class Rounds:
         self._num_measured = num_measured
         self._batcher = Batcher(token_budget)
         self._here = here
+        self._priorities = priorities
         self._take_in = take_in
         self._fail = fail
 
@@ -65,7 +68,7 @@ class Rounds:
                 kind=member.work.kind,
                 exclusive=member.is_exclusive,
                 checkpointing=member.run.spec.training.gradient_checkpointing,
-                priority=member.run.spec.scheduling.priority,
+                priority=self._priorities.get(member.run.job_id, member.run.spec.scheduling.priority),
             )
             for member in members
         ]

@@ -99,6 +99,8 @@ class Worker:
         """Jobs that wait for room or for the store → the reason that they were PAUSED with."""
         self._failing: dict[str, BaseException] = {}
         """Jobs that end with an error as soon as the save that is under way has come to its end."""
+        self._priorities: dict[str, int] = {}
+        """Of jobs, where they are not as in their specs."""
         self._handing_back: set[str] = set()
         """Jobs that stand still and leave as soon as they are saved."""
 
@@ -130,6 +132,7 @@ class Worker:
             token_budget=self.settings.token_budget,
             num_measured=self.settings.num_measured_packs,
             here=self._runs,
+            priorities=self._priorities,
             take_in=self._report,
             fail=self._fail,
         )
@@ -167,6 +170,8 @@ class Worker:
         """Queue jobs. They are admitted, in this order, at the next step boundary at which they fit."""
         for assignment in assignments:
             self._attempts[assignment.job_id] = assignment.attempt
+            if assignment.priority is not None:
+                self._priorities[assignment.job_id] = assignment.priority
             self._waiting.append(assignment)
 
     def release(self, job_id: str) -> bool:
@@ -189,6 +194,7 @@ class Worker:
         self._paused.pop(job_id, None)
         self._failing.pop(job_id, None)
         self._handing_back.discard(job_id)
+        self._priorities.pop(job_id, None)
         return had
 
     def hand_back(self, job_id: str) -> None:
@@ -196,6 +202,11 @@ class Worker:
         PENDING. Its neighbours train on while it is written. Without effect on a job that is not here."""
         if job_id in self._runs or any(assignment.job_id == job_id for assignment in self._waiting):
             self._handing_back.add(job_id)
+
+    def prioritise(self, job_id: str, priority: int) -> None:
+        """Give a job another weight among its neighbours from the next round on. Without effect on one not here."""
+        if job_id in self._runs or any(assignment.job_id == job_id for assignment in self._waiting):
+            self._priorities[job_id] = priority
 
     def preempt(self) -> list[Report]:
         """Save all jobs at the micro-batch boundary that comes next, and do nothing for them any more.
