@@ -67,7 +67,7 @@ class Authentication:
                 421,
                 "wrong-host",
                 "the Host header does not name this service; address it by its own name, or give that name to "
-                "`loraloom serve --allowed-host`",
+                "`loraloom serve --name`",
             )
         origin = headers.get("origin")
         if origin is not None and not _same_origin(origin, hosts[0]):
