@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from jobs.ledger import Ledger
+
 if TYPE_CHECKING:
     # Takes longer to build than all of a command that never looks into a spec.
     from jobs.spec import JobSpec
@@ -159,6 +161,8 @@ class JobProgress:
     """Of the last report that was taken in: with `report_number`, what all of this is a consequence of."""
     report_number: int = 0
     """Of that report among those of its worker. Reports of the same attempt up to here change nothing any more."""
+    ledger: Ledger = field(default_factory=Ledger)
+    """What it has cost so far. Unlike the rest it never goes back to an earlier checkpoint."""
 
 
 @dataclass(kw_only=True)
