@@ -21,6 +21,7 @@ from jobs.records import (
 from orchestrator import retries
 from orchestrator.clusters import Cluster, End, Observation, WorkerEnd
 from orchestrator.lives import Lives
+from orchestrator.publications import Publications
 from orchestrator.roster import WITH_A_WORKER, Roster
 from orchestrator.survey import Survey
 
@@ -35,14 +36,14 @@ class Intake:
         lives: Lives,
         survey: Survey,
         *,
-        publish: Callable[[Job, str], str],
+        publications: Publications,
         now: Callable[[], float],
     ) -> None:
         self._roster = roster
         self._cluster = cluster
         self._lives = lives
         self._survey = survey
-        self._publish = publish
+        self._publications = publications
         self._now = now
         self._not_before: dict[str, float] = {}
         """When RECOVERING jobs may be placed again."""
@@ -50,7 +51,9 @@ class Intake:
         """Workers that a job has lost in a row without taking a step."""
 
     def recover(self) -> None:
-        """Let jobs that have waited long enough after an error be placed again."""
+        """Try again what has waited long enough: jobs after an error, and what the store did not take."""
+        for job, error in self._publications.retry():
+            self._after_unpublished(job, error)
         for job in self._roster.jobs.values():
             if job.state is JobState.RECOVERING and self._now() >= self._not_before[job.id]:
                 self._lives.change(job, JobState.PENDING, "retry", "waiting to be placed again")
@@ -176,11 +179,12 @@ class Intake:
             self._lives.change(job, report.state, report.reason, report.message)
             return
         try:
-            artifact = self._publish(job, report.staged_artifact)
-            # Between the rename and this a crash leaves an artifact that nobody confirmed; the next run verifies it.
-            self._lives.succeed(job, report.reason, f"{report.message}; artifact in {artifact}", artifact)
+            self._publications.publish(job, report)
         except (OSError, ValueError, StoreError) as error:
-            self._after_error(job, "publish", f"the artifact could not be published: {error}")
+            self._after_unpublished(job, error)
+
+    def _after_unpublished(self, job: Job, error: Exception) -> None:
+        self._after_error(job, "publish", f"the artifact could not be published: {error}")
 
 
 def _is_new(job: Job, report: Report) -> bool:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Protocol, TypeVar
 
 from jobs.checkpoints import DiskFullError
@@ -21,7 +22,11 @@ from jobs.records import (
 from orchestrator.job_files import JobFiles
 from orchestrator.journal import ArtifactRecord, Journal
 from orchestrator.metrics_history import MetricsHistory
+from orchestrator.roster import Unpublished
 from workers.retention import superseded
+
+UNPUBLISHED = "unpublished"
+"""Setting of the journal: finished adapters that are still to be published, by job id."""
 
 _RETRY_SECONDS = 1.0
 _PROGRESS_SECONDS = 5.0
@@ -188,6 +193,11 @@ class Lives:
             self._durably(lambda: self._journal.forget_checkpoints(job.id, [one.folder for one in old]))
             self._files.prune(job.id, old)
             job.checkpoints = tuple(one for one in job.checkpoints if one not in old)
+
+    def keep_unpublished(self, unpublished: Mapping[str, Unpublished]) -> None:
+        """Remember which finished adapters are still to be published, by job id."""
+        kept = {job_id: asdict(one) for job_id, one in unpublished.items()}
+        self._durably(lambda: self._journal.put_setting(UNPUBLISHED, kept))
 
     def resume(self, job: Job, report: ResumeReport) -> None:
         """A new attempt has found what it goes on from; bad checkpoints that it met are never used again."""

@@ -35,11 +35,12 @@ from orchestrator.clusters import Cluster
 from orchestrator.clusters.ray_daemon import RayDaemon
 from orchestrator.interruption import GRACE_SECONDS, Interrupted, Interruption
 from orchestrator.journal import Journal, JournaledJob
-from orchestrator.lives import Lives
+from orchestrator.lives import UNPUBLISHED, Lives
 from orchestrator.metrics_history import MetricsHistory
 from orchestrator.output_directory import OutputDirectory
 from orchestrator.readoption import Adopting, readopt
 from orchestrator.retries import LEASE_SECONDS
+from orchestrator.roster import Unpublished
 from orchestrator.scheduler import Scheduler
 from orchestrator.snapshot import PolicySettings, Queue
 from orchestrator.token_budget import token_budget
@@ -207,7 +208,8 @@ class _Service:
 
     def _take_over(self, cluster: ServiceCluster, lives: Lives) -> Scheduler:
         """Begin with what the journal has and what still trains."""
-        adopted = readopt(self._journal, cluster, at=time.time())
+        unpublished = {job_id: Unpublished(**one) for job_id, one in (self._journal.setting(UNPUBLISHED) or {}).items()}
+        adopted = readopt(self._journal, cluster, at=time.time(), unpublished=unpublished)
         for folder in self._staged():
             if folder.name not in {worker.id for worker in adopted}:
                 shutil.rmtree(folder, ignore_errors=True)
@@ -238,6 +240,7 @@ class _Service:
             lives,
             publish=self._files.publish,
             adopted=adopted,
+            unpublished=unpublished,
             num_started=self._journal.num_workers_started(),
             policy=PolicySettings(),
             queues=self._options.queues,
