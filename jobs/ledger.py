@@ -49,6 +49,8 @@ class Ledger:
     """In which its owner wanted it to run and it did not: waiting for a place, for another try, or for its worker."""
     waiting_since_unix_seconds: float | None = None
     """Since when it waits, on top of that; `None` where it does not."""
+    began_unix_seconds: float | None = None
+    """When it first ran."""
     recoveries: int = 0
     """Attempts that it lost: by an error, or with their worker. Those that were called back do not count."""
 
@@ -75,8 +77,17 @@ class Ledger:
         return self if self.waiting_since_unix_seconds is not None else replace(self, waiting_since_unix_seconds=at)
 
     def goes_on(self, at: float) -> Ledger:
-        """It waits no more."""
+        """It waits no more: it runs, is held on its owner's wish, or has ended."""
         return replace(self, waiting_seconds=self.waited(at), waiting_since_unix_seconds=None)
+
+    def runs(self, at: float) -> Ledger:
+        """It runs."""
+        began = at if self.began_unix_seconds is None else self.began_unix_seconds
+        return replace(self.goes_on(at), began_unix_seconds=began)
+
+    def lost(self) -> Ledger:
+        """An attempt was lost."""
+        return replace(self, recoveries=self.recoveries + 1)
 
     def waited(self, at: float) -> float:
         """Seconds of waiting up to a moment. A clock that was set back makes nothing of them."""

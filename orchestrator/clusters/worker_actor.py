@@ -16,7 +16,7 @@ from orchestrator.placement import NewWorker
 from workers.settings import WorkerSettings
 from workers.worker import Worker
 
-PROTOCOL = 2
+PROTOCOL = 3
 """Of the calls below and of what goes through them. A worker of another one, left by an upgrade, is not adopted."""
 
 
