@@ -73,6 +73,11 @@ class Scheduler:
             self._survey.enrol(job)
             if job.worker_id is not None:
                 self._survey.placed(job)
+        alive = self._roster.alive
+        for job in self._roster.trained:
+            if job.worker_id in alive:
+                # The scheduler before this one may have died before it could say so.
+                cluster.prioritise(job.worker_id, job.id, job.priority)
         self._intent = Intent(self._roster, cluster, lives)
         publications = Publications(self._roster, lives, publish, now)
         self._intake = Intake(self._roster, cluster, lives, self._survey, publications=publications, now=now)
@@ -167,6 +172,8 @@ class Scheduler:
         job = self.jobs[job_id]
         if (job.priority, job.queue) != (priority, queue) and job_id in self._placing.line:
             self._placing.line.remove(job_id)
+        if job.priority != priority and job.worker_id in self._roster.alive and job.id not in self._roster.unpublished:
+            self._cluster.prioritise(job.worker_id, job_id, priority)
         job.desired, job.priority, job.queue = desired, priority, queue
 
     def cancel(self, job_id: str, message: str) -> None:

@@ -53,6 +53,7 @@ class Rounds:
         accounts: Accounts,
         is_padded: bool,
         here: Mapping[str, JobRun],
+        priorities: Mapping[str, int],
         take_in: Callable[[Taken], None],
         fail: Callable[[str, BaseException], None],
     ) -> None:
@@ -68,6 +69,7 @@ class Rounds:
             accounts: Charged with what they take.
             is_padded: Whether rows are brought to one length.
             here: The jobs of the worker by id, in order of admission; a view, never changed from here.
+            priorities: Of jobs, where they are not as in their specs; likewise a view.
             take_in: Told of every micro-batch that was run.
             fail: Ends a job, which then is not in `here` any more.
         """
@@ -83,6 +85,7 @@ class Rounds:
         self._costs: dict[str, AdapterCost] = {}
         self._batcher = Batcher(token_budget)
         self._here = here
+        self._priorities = priorities
         self._take_in = take_in
         self._fail = fail
 
@@ -96,7 +99,7 @@ class Rounds:
                 kind=member.work.kind,
                 exclusive=member.is_exclusive,
                 checkpointing=member.run.spec.training.gradient_checkpointing,
-                priority=member.run.spec.scheduling.priority,
+                priority=self._priorities.get(member.run.job_id, member.run.spec.scheduling.priority),
             )
             for member in members
         ]

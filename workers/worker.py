@@ -106,6 +106,8 @@ class Worker:
         """Jobs that wait for room or for the store → the reason that they were PAUSED with."""
         self._failing: dict[str, BaseException] = {}
         """Jobs that end with an error as soon as the save that is under way has come to its end."""
+        self._priorities: dict[str, int] = {}
+        """Of jobs, where they are not as in their specs."""
         self._handing_back: set[str] = set()
         """Jobs that stand still and leave as soon as they are saved."""
         self._accounts = Accounts()
@@ -144,6 +146,7 @@ class Worker:
             accounts=self._accounts,
             is_padded=base.layout == "padded",
             here=self._runs,
+            priorities=self._priorities,
             take_in=self._report,
             fail=self._fail,
         )
@@ -184,6 +187,8 @@ class Worker:
         for assignment in assignments:
             self._attempts[assignment.job_id] = assignment.attempt
             self._accounts.begin(assignment.job_id)
+            if assignment.priority is not None:
+                self._priorities[assignment.job_id] = assignment.priority
             self._waiting.append(assignment)
 
     def release(self, job_id: str) -> bool:
@@ -208,6 +213,7 @@ class Worker:
         self._failing.pop(job_id, None)
         self._handing_back.discard(job_id)
         self._ledgers.pop(job_id, None)
+        self._priorities.pop(job_id, None)
         return had
 
     def hand_back(self, job_id: str) -> None:
@@ -215,6 +221,11 @@ class Worker:
         PENDING. Its neighbours train on while it is written. Without effect on a job that is not here."""
         if job_id in self._runs or any(assignment.job_id == job_id for assignment in self._waiting):
             self._handing_back.add(job_id)
+
+    def prioritise(self, job_id: str, priority: int) -> None:
+        """Give a job another weight among its neighbours from the next round on. Without effect on one not here."""
+        if job_id in self._runs or any(assignment.job_id == job_id for assignment in self._waiting):
+            self._priorities[job_id] = priority
 
     def preempt(self) -> list[Report]:
         """Save all jobs at the micro-batch boundary that comes next, and do nothing for them any more.

@@ -56,6 +56,10 @@ class WorkerActor:
         """See `WorkerLoop`."""
         self._loop.hand_back(job_id)
 
+    def prioritise(self, job_id: str, priority: int) -> None:
+        """See `WorkerLoop`."""
+        self._loop.prioritise(job_id, priority)
+
     def preempt(self) -> None:
         """See `WorkerLoop`; returns at once."""
         threading.Thread(target=self._loop.preempt, args=("told to stop",), daemon=True).start()

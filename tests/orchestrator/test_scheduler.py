@@ -56,6 +56,7 @@ class ScriptedCluster:
         self.assigned: list[tuple[Assignment, ...]] = []
         self.acknowledged: list[tuple[str, int]] = []
         self.called_back: list[tuple[str, str]] = []
+        self.priorities: list[tuple[str, str, int]] = []
         self.script: list[Observation] = []
         self.num_devices = num_devices
 
@@ -85,6 +86,9 @@ class ScriptedCluster:
 
     def hand_back(self, worker_id: str, job_id: str) -> None:
         self.called_back.append((worker_id, job_id))
+
+    def prioritise(self, worker_id: str, job_id: str, priority: int) -> None:
+        self.priorities.append((worker_id, job_id, priority))
 
     def acknowledge(self, worker_id: str, number: int) -> None:
         self.acknowledged.append((worker_id, number))
@@ -517,6 +521,7 @@ def test_what_is_told_twice_counts_once_also_by_the_next_scheduler(
         replace(scheduler.jobs[name], progress=before[name].progress, checkpoints=before[name].checkpoints)
         for name in ("a", "b")
     ]
+    next_jobs[0].priority = 7
     again = ScriptedCluster()
     later = Scheduler(
         next_jobs,
@@ -528,6 +533,8 @@ def test_what_is_told_twice_counts_once_also_by_the_next_scheduler(
         adopted=[scheduler.workers["w0"].worker],
         num_started=journal.num_workers_started(),
     )
+    # What its owner has asked for since the worker was told.
+    assert again.priorities == [("w0", "a", 7)]
     again.says("w0", *told, *numbered(state("a", JobState.RUNNING), step("a", 3), first=len(told) + 1))
     later.tick()
     progress = later.jobs["a"].progress
@@ -704,3 +711,19 @@ def test_one_that_was_cancelled_while_its_adapter_waited_for_the_store_stays_so(
     assert journal.job("a").state is JobState.CANCELLED
     assert journal.setting("unpublished") == {}
     assert ("release", "w0", ("a",)) not in cluster.calls
+
+
+def test_a_changed_priority_reaches_the_worker_of_a_running_job_and_no_other(scheduler_of: SchedulerOf) -> None:
+    cluster = ScriptedCluster()
+    scheduler = scheduler_of(cluster, {"a": "x", "b": "y"})
+    scheduler.tick()
+    for name in ("a", "b"):
+        scheduler.steer(name, desired=Desired.RUN, priority=3, queue="default")
+        scheduler.steer(name, desired=Desired.RUN, priority=3, queue="other")
+    assert cluster.priorities == [("w0", "a", 3)]
+    cluster.says("w0", end=LOST)
+    scheduler.tick()
+    scheduler.tick()
+    # Whoever gets it next is told at once.
+    assert [(one.job_id, one.priority) for one in cluster.assigned[-1]] == [("a", 3)]
+    assert [one.priority for one in cluster.assigned[0]] == [0]
