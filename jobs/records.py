@@ -127,13 +127,10 @@ class Assignment:
     """Licence to speak for the job; goes into all that the worker writes and reports of it."""
     checkpoints: tuple[CheckpointRecord, ...] = ()
     """Those to go on from, newest first."""
-<<<<<<< HEAD
     ledger: Ledger = field(default_factory=Ledger)
     """What it has cost before; for the adapter's manifest."""
-=======
     priority: int | None = None
     """As it is now; the spec's where `None`."""
->>>>>>> sched
 
 
 @dataclass(frozen=True, kw_only=True)

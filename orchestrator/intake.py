@@ -126,6 +126,8 @@ class Intake:
         if report.number:
             # Written with what follows from the report, in one transaction; so it is never taken in twice.
             job.progress = replace(job.progress, attempt=report.attempt, report_number=report.number)
+        if not isinstance(report, LogReport | ResumeReport) and report.usage is not None:
+            job.progress = replace(job.progress, ledger=job.progress.ledger.heard(report.attempt, report.usage))
         match report:
             case StepReport():
                 self._num_fruitless[job.id] = 0
@@ -151,7 +153,7 @@ class Intake:
             case LogReport():
                 self._lives.log(job, report.message)
             case CheckpointReport():
-                self._lives.commit_checkpoint(job, report.record)
+                self._lives.commit_checkpoint(job, report.record, seconds=report.seconds)
                 self._survey.saved(job)
             case ResumeReport():
                 last_logged = report.progress.train_loss
@@ -160,6 +162,7 @@ class Intake:
                     train_loss=job.progress.train_loss if last_logged is None else last_logged,
                     attempt=job.progress.attempt,
                     report_number=job.progress.report_number,
+                    ledger=job.progress.ledger,
                 )
                 self._lives.resume(job, report)
             case StateReport():

@@ -118,7 +118,7 @@ class FlopCount:
         return total
 
     def _backward(self, lowest: int) -> tuple[int, int]:
-        """Where an input has a gradient: above the lowest adapter, in its layer's attention if it is on what attends."""
+        """Where an input has a gradient: above the lowest adapter, in its layer's attention if it has a part in it."""
         if lowest not in self._backward_by_lowest:
             linears = sum(parameters for place, parameters in self._linears if place > lowest)
             self._backward_by_lowest[lowest] = linears, self._num_layers - self._first_attention(lowest)

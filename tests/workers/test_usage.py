@@ -1,4 +1,4 @@
-"""What jobs are charged adds up to what their worker was busy; what they would have taken alone is read off its packs."""
+"""What jobs are charged adds up to their worker's busy time; what they would take alone is read off its packs."""
 
 from __future__ import annotations
 
