@@ -72,6 +72,7 @@ class Intake:
             record.heard = max(record.heard, report.number)
         if observation.end is not None:
             record.ended = observation.end.message
+            record.is_lost = observation.end.kind is not End.PREEMPTED
             for job in self._roster.active(record.worker.id):
                 self._after_end(job, record.worker.id, observation.end)
             # All of its jobs have other attempts now, or none; in the journal.
