@@ -151,7 +151,7 @@ class Surveyor:
         return worker_id in self._lost_at
 
     def _rates(self, worker_id: str, status: WorkerStatus) -> Rates:
-        """Since the status of a while ago. By our clock: a worker without work says nothing, and its own stands still."""
+        """Since a while ago. By our clock: a worker without work says nothing, and its own stands still."""
         at = self._now()
         past = self._past.setdefault(worker_id, deque())
         past.append((at, status))
