@@ -33,6 +33,7 @@ from orchestrator.retries import LEASE_SECONDS
 from orchestrator.scheduler import Scheduler
 from orchestrator.summary import RunSummary, summarise
 from orchestrator.token_budget import fixed_token_budget
+from orchestrator.trackers.feed import Trackers
 from workers.estimate import Estimate
 from workers.preflight import Preflight
 from workers.settings import WorkerSettings
@@ -151,10 +152,12 @@ def _train(
         surveyor = Surveyor(monitoring.recorder.grad_norm)
         for job in jobs:
             monitoring.recorder.submitted(job.queue)
+        trackers = Trackers(files.root / "trackers", files.on_log)
+        stack.callback(trackers.close)
         lives = Lives(
             journal,
             files.job_files,
-            [files, view, monitoring.recorder],
+            [files, view, monitoring.recorder, trackers],
             warn=lambda message: console.print(Text(message, style="yellow"), soft_wrap=True),
             on_checkpoint=monitoring.recorder.on_checkpoint,
         )

@@ -47,6 +47,7 @@ from orchestrator.roster import Unpublished
 from orchestrator.scheduler import Scheduler
 from orchestrator.snapshot import PolicySettings, Queue
 from orchestrator.token_budget import token_budget
+from orchestrator.trackers.feed import Trackers
 from workers.estimate import Estimate
 from workers.settings import WorkerSettings
 from workers.store_access import is_in_process
@@ -159,6 +160,7 @@ class _Service:
         self._console = console
         self._monitoring = monitoring
         self._surveyor = Surveyor(monitoring.recorder.grad_norm)
+        self._trackers = Trackers(files.root / "trackers", files.on_log)
         self._checker = Checker()
         self._daemon: RayDaemon | None = None
         self._viewer = Viewer("nothing yet")
@@ -185,7 +187,7 @@ class _Service:
         lives = Lives(
             self._journal,
             self._files.job_files,
-            [self._files, self._monitoring.recorder],
+            [self._files, self._monitoring.recorder, self._trackers],
             warn=self._say,
             on_checkpoint=self._monitoring.recorder.on_checkpoint,
             history=MetricsHistory(self._journal),
@@ -203,6 +205,7 @@ class _Service:
             self._drain(scheduler, interruption)
         finally:
             self._checker.close()
+            self._trackers.close()
             with suppress(Exception):
                 cluster.shutdown()
             self._stop_ray()
@@ -335,6 +338,7 @@ class _Service:
             budget = self._budget or WorkerSettings(staging_dir=self._files.staging).token_budget
             self.view = self._viewer.view(scheduler, cluster.devices(), budget)
             self._monitoring.figures = self._surveyor.take(scheduler, self.view)
+            self._trackers.pass_on()
         if now - self._reasoned_at >= _REASONS_SECONDS:
             self._reasoned_at = now
             self._write_reasons(scheduler)
