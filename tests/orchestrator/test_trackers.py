@@ -111,7 +111,8 @@ def test_wandb_writes_an_offline_run_that_can_be_synced(tmp_path: Path, monkeypa
     [run] = (tmp_path / "wandb" / "wandb").glob("offline-run-*-a.2")
     [path] = run.glob("*.wandb")
     code = (
-        "import json, sys; from wandb.sdk.internal.datastore import DataStore; from wandb.proto import wandb_internal_pb2\n"
+        "import json, sys; from wandb.sdk.internal.datastore import DataStore\n"
+        "from wandb.proto import wandb_internal_pb2\n"
         "store = DataStore(); store.open_for_scan(sys.argv[1]); found = []\n"
         "while (data := store.scan_data()) is not None:\n"
         "    record = wandb_internal_pb2.Record(); record.ParseFromString(data)\n"
@@ -194,8 +195,11 @@ def test_a_library_that_is_not_there_or_fails_is_told_to_the_job_alone(tmp_path:
     (package / "__init__.py").write_text("raise ImportError('no such thing')\n")
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(package.parent), *sys.path])}
     lines = [
-        {"kind": "begin", "job": job, "name": job, "spec": {}} for job in ("a", "b")
-    ] + [{"kind": "log", "job": "a", "step": 1, "values": {}}, {"kind": "end", "job": "a", "state": "FAILED"}]  # fmt: skip
+        {"kind": "begin", "job": "a", "name": "a", "spec": {}},
+        {"kind": "begin", "job": "b", "name": "b", "spec": {}},
+        {"kind": "log", "job": "a", "step": 1, "values": {}},
+        {"kind": "end", "job": "a", "state": "FAILED"},
+    ]
     done = subprocess.run(
         [sys.executable, "-m", "orchestrator.trackers.process", "wandb", str(tmp_path / "out")],
         input="".join(json.dumps(line) + "\n" for line in lines),
@@ -228,6 +232,7 @@ def test_a_run_trains_on_and_tells_what_its_tracker_made_of_it(tmp_path: Path, w
 
 
 def test_the_libraries_are_never_in_the_process_that_schedules() -> None:
-    code = "import sys, orchestrator.service; print([m for m in ('tensorboard', 'wandb', 'mlflow', 'trackio') if m in sys.modules])"
+    names = ("tensorboard", "wandb", "mlflow", "trackio")
+    code = f"import sys, orchestrator.service; print([name for name in {names} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
