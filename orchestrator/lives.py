@@ -120,10 +120,10 @@ class Lives:
     def start_attempt(self, job: Job, worker_id: str, message: str) -> None:
         """Hand a job to a worker; the attempt's number is in the job then."""
         self._require(job, JobState.STARTING)
+        at = self._now()
+        self._keep_time(job, JobState.STARTING, at)
         number, event = self._durably(
-            lambda: self._journal.start_attempt(
-                job.id, worker_id=worker_id, reason="placed", message=message, at=self._now()
-            )
+            lambda: self._journal.start_attempt(job.id, worker_id=worker_id, reason="placed", message=message, at=at)
         )
         job.attempt, job.worker_id = number, worker_id
         self._tell(job, event)

@@ -97,7 +97,7 @@ def test_a_job_has_series_while_a_worker_has_it_and_none_after(journal: Journal,
     cluster.script.append(
         Observation(
             worker_id="w0",
-            reports=(*reports, CheckpointReport(record=record_of("a", 2), seconds=0.3)),
+            reports=(*reports, CheckpointReport(record=record_of("a", 2))),
             status=status(10.0, tokens=500, pack_tokens=30, pack_room=40, flops=6e9, matrix_flops_per_second=1e9),
         )
     )
@@ -110,7 +110,6 @@ def test_a_job_has_series_while_a_worker_has_it_and_none_after(journal: Journal,
     assert found["loraloom_job_unsaved_steps"][a] == 1.0
     assert found["loraloom_job_unsaved_intervals"][a] == 0.01
     assert found["loraloom_job_nonfinite_steps_total"] == {(("reason", "loss"),): 1.0}
-    assert found["loraloom_checkpoint_save_seconds_sum"][()] == pytest.approx(0.3)
     # The job was submitted at 0 by no clock that its ledger knew; it began to wait when it was placed.
     assert found["loraloom_job_wait_seconds_sum"] == {(("queue", "default"),): 60.0}
     w0 = (("worker", "w0"),)
@@ -191,6 +190,27 @@ def test_ten_thousand_ended_jobs_in_as_many_queues_leave_no_series_behind() -> N
     assert sum(submitted.values()) == 10_200
     assert recorder.grad_norm("job-1") is None
     assert not recorder._open
+
+
+def test_checkpoints_are_told_of_with_their_size_and_time(journal: Journal, tmp_path: Path) -> None:
+    told: list[tuple[int, float]] = []
+    monitoring, cluster = Monitoring(), ScriptedCluster()
+    scheduler = make_scheduler(journal, JobFiles(tmp_path), cluster, {"a": "x"}, monitoring.recorder)
+    scheduler._lives._on_checkpoint = lambda record, seconds: (
+        told.append((record.step, seconds)),
+        monitoring.recorder.on_checkpoint(record, seconds),
+    )
+    scheduler.tick()
+    saved = CheckpointReport(record=record_of("a", 2), seconds=0.3, usage=Usage(checkpoint_seconds=0.3))
+    cluster.says("w0", state("a", JobState.RUNNING), saved)
+    cluster.says("w0", saved)
+    scheduler.tick()
+    assert told == [(2, 0.3)]
+    found = samples(monitoring)
+    assert found["loraloom_checkpoint_save_seconds_sum"][()] == pytest.approx(0.3)
+    assert found["loraloom_checkpoint_bytes_total"][()] == 1.0
+    assert found["loraloom_checkpoint_last_success_timestamp_seconds"][()] > 1e9
+    assert scheduler.jobs["a"].progress.ledger.total.checkpoint_seconds == 0.3
 
 
 def test_attempts_that_are_called_back_and_those_that_are_lost_are_told_apart(journal: Journal, tmp_path: Path) -> None:
