@@ -9,7 +9,7 @@ INSTALLED := .venv/.installed
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv real-inputs demo test lint format test-slow test-gpu bench chaos crashes simulate wheel clean
+.PHONY: help venv real-inputs demo test lint format prometheus dashboards test-slow test-gpu bench chaos crashes simulate wheel clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +40,12 @@ lint: $(INSTALLED) ## ruff, pyright, import-linter
 format: $(INSTALLED) ## let ruff mend and format the code
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+
+prometheus: ## install the Prometheus that the tests of metrics ask, where we may (Debian, as root)
+	@command -v promtool >/dev/null || { apt-get update -q && apt-get install -q -y --no-install-recommends prometheus; }
+
+dashboards: $(INSTALLED) ## write Grafana's dashboards and the table of metrics again
+	$(BIN)/python -m dashboards.generate
 
 test-slow: real-inputs ## the tests that take minutes on two cores
 	$(BIN)/python -m pytest -m slow

@@ -73,6 +73,7 @@ class Intake:
             record.heard = max(record.heard, report.number)
         if observation.end is not None:
             record.ended = observation.end.message
+            record.is_lost = observation.end.kind is not End.PREEMPTED
             for job in self._roster.active(record.worker.id):
                 self._after_end(job, record.worker.id, observation.end)
             # All of its jobs have other attempts now, or none; in the journal.
@@ -127,6 +128,8 @@ class Intake:
         if report.number:
             # Written with what follows from the report, in one transaction; so it is never taken in twice.
             job.progress = replace(job.progress, attempt=report.attempt, report_number=report.number)
+        if not isinstance(report, LogReport | ResumeReport) and report.usage is not None:
+            job.progress = replace(job.progress, ledger=job.progress.ledger.heard(report.attempt, report.usage))
         match report:
             case StepReport():
                 self._num_fruitless[job.id] = 0
@@ -152,7 +155,7 @@ class Intake:
             case LogReport():
                 self._lives.log(job, report.message)
             case CheckpointReport():
-                self._lives.commit_checkpoint(job, report.record)
+                self._lives.commit_checkpoint(job, report.record, seconds=report.seconds)
                 self._survey.saved(job)
             case ResumeReport():
                 last_logged = report.progress.train_loss
@@ -161,6 +164,7 @@ class Intake:
                     train_loss=job.progress.train_loss if last_logged is None else last_logged,
                     attempt=job.progress.attempt,
                     report_number=job.progress.report_number,
+                    ledger=job.progress.ledger,
                 )
                 self._lives.resume(job, report)
             case StateReport():
