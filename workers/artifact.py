@@ -134,6 +134,7 @@ def _manifest(source: Provenance, hashes: Mapping[str, str], adapter: Adapter) -
         },
         "data": {"train_sha256": source.train_fingerprint, "eval_sha256": source.eval_fingerprint},
         "trainable_parameters": adapter.num_parameters,
+        "vllm_command": vllm_command(source, adapter.targets),
         "metrics": metrics(source),
         "num_threads": source.num_threads,
         "versions": {name: version(name) for name in ("loraloom", "torch", "transformers", "datasets", "safetensors")},
