@@ -27,8 +27,8 @@ class VendorError(Exception):
 def read(folder: Path) -> list[dict[str, Any]]:
     """Packages of a folder's manifest: name, version, licence, files.
 
-    A file has `from`, `to` and `sha256`; `replace` (old to new text) and `append` say how it was made fit to be imported
-    by a browser: names of modules become addresses, a global becomes an export.
+    A file has `from`, `to` and `sha256`; `replace` (old to new text) and `append` say how it was made fit for a
+    browser to import: names of modules become addresses, a global becomes an export.
     """
     return json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["packages"]
 

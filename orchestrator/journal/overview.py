@@ -64,7 +64,8 @@ def sweeps(connection: Connection, limit: int) -> list[SweepSummary]:
     sweep_id, state, name, submitted = (column(one) for one in ("sweep_id", "state", "name", "submitted"))
     query = (
         select(
-            sweep_id, state, func.count().label("number"), func.min(name).label("first"), func.min(submitted).label("submitted"),
+            sweep_id, state, func.count().label("number"), func.min(name).label("first"),
+            func.min(submitted).label("submitted"),
         )
         .select_from(_LISTING)
         .where(sweep_id.is_not(None))
@@ -89,4 +90,4 @@ def sweeps(connection: Connection, limit: int) -> list[SweepSummary]:
 
 def _times(connection: Connection, positions: Sequence[int]) -> dict[int, float]:
     query = select(jobs.c.submitted, jobs.c.submitted_unix_seconds).where(jobs.c.submitted.in_(positions))
-    return {position: at for position, at in connection.execute(query)}
+    return {row.submitted: row.submitted_unix_seconds for row in connection.execute(query)}

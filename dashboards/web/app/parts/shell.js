@@ -36,10 +36,10 @@ export function Shell({ path, children }) {
 }
 
 const Mark = () => html`<svg class="mark" viewBox="0 0 24 24" aria-hidden="true">
-  <path class="warp" d="M7 3v18M12 3v18M17 3v18" />
-  <path class="weft-1" d="M3 7.5h2.4M8.6 7.5h6.8M18.6 7.5H21" />
-  <path class="weft-2" d="M3 12h7.4M13.6 12H21" />
-  <path class="weft-3" d="M3 16.5h2.4M8.6 16.5h6.8M18.6 16.5H21" />
+  <path class="warp" d="M6 2v2M6 8v8M6 20v2M12 2v8M12 14v8M18 2v2M18 8v8M18 20v2" />
+  <path class="weft-1" d="M2 6h7.7M14.3 6H22" />
+  <path class="weft-2" d="M2 12h1.7M8.3 12h7.4M20.3 12H22" />
+  <path class="weft-3" d="M2 18h7.7M14.3 18H22" />
 </svg>`;
 
 function useSecond() {
