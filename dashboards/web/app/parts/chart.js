@@ -63,7 +63,7 @@ function options({ series, isLog, group, height, marks }) {
       { ...axis, size: 54, gap: 4, values: (_, values) => values.map((value) => (value === null ? "" : figure(value, 3))) },
     ],
     series: [
-      { label: "step" },
+      { label: "step", value: (_, value) => value ?? "–" },
       ...series.map((one) => ({
         label: one.label,
         stroke: colour(one.colour),

@@ -26,7 +26,7 @@ function Attempt({ attempt }) {
   const { started_unix_seconds: began, ended_unix_seconds: ended } = attempt;
   const length = attempt.is_open ? `for ${duration(Date.now() / 1000 - began)} so far` : `for ${duration(ended - began)}, ended by ${attempt.why}`;
   return html`<h3>
-    Attempt ${attempt.number}
+    Attempt ${attempt.number}${" "}
     <small>on ${attempt.worker_id ? html`<${Link} href=${to.worker(attempt.worker_id)}>${attempt.worker_id}<//>` : "no worker"}
     ${" "}${attempt.node ?? ""} ${length}${attempt.charged ? ", held against it" : ""}</small>
   </h3>`;

@@ -6,7 +6,7 @@ import { threadStyle } from "../threads.js";
 import { Empty } from "./notices.js";
 
 const MOST_LANES = 24;
-const ENDS = new Map([["finished", "done"]]);
+const LEAD = 0.02;
 
 /** Spans that do not overlap share a lane. */
 export function lanes(spans, until) {
@@ -22,7 +22,7 @@ export function lanes(spans, until) {
 }
 
 export function Timeline({ timeline, only }) {
-  const { since_unix_seconds: since, until_unix_seconds: until } = timeline;
+  const { since_unix_seconds: earliest, until_unix_seconds: until } = timeline;
   const byWorker = new Map();
   for (const span of timeline.spans) {
     if (only && span.worker_id !== only) continue;
@@ -30,6 +30,9 @@ export function Timeline({ timeline, only }) {
     byWorker.set(worker, [...(byWorker.get(worker) ?? []), span]);
   }
   if (!byWorker.size) return html`<${Empty} title="Nothing trained in this while">Choose a longer one above.<//>`;
+  // No wider than what there is to show.
+  const first = Math.min(...[...byWorker.values()].flat().map((span) => span.started_unix_seconds));
+  const since = Math.max(earliest, first - LEAD * (until - first));
   const workers = [...byWorker].sort(([a], [b]) => a.localeCompare(b, "en", { numeric: true }));
   return html`<div class="timeline">
     ${workers.map(([worker, spans]) => html`<${Row} key=${worker} worker=${worker} spans=${spans} since=${since} until=${until} />`)}
@@ -58,7 +61,7 @@ function Bar({ span, since, until }) {
   const begin = Math.max(0, share(span.started_unix_seconds));
   const ended = span.ended_unix_seconds;
   const end = Math.min(100, share(ended ?? until));
-  const how = ended === null ? "still there" : `until ${time(ended)}, ${ENDS.get(span.why) ?? span.why ?? "ended"}`;
+  const how = ended === null ? "still there" : `until ${time(ended)}, ${span.why ?? "ended"}`;
   const said = `${span.name}, attempt ${span.attempt}: ${time(span.started_unix_seconds)}, ${how}, ${duration((ended ?? until) - span.started_unix_seconds)}`;
   return html`<${Link}
     href=${to.job(span.job_id)}
@@ -74,13 +77,13 @@ function Bar({ span, since, until }) {
 
 function Ticks({ since, until }) {
   const length = until - since;
-  const steps = [60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 21600, 43200, 86400];
+  const steps = [10, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 21600, 43200, 86400];
   const step = steps.find((one) => length / one <= 6) ?? 86400;
   const marks = [];
   for (let at = Math.ceil(since / step) * step; at < until; at += step) marks.push(at);
   return html`<div class="ticks" aria-hidden="true">
     ${marks.map(
-      (at) => html`<span key=${at} style=${{ left: `${(100 * (at - since)) / length}%` }}>${minute(at, step >= 43200)}</span>`,
+      (at) => html`<span key=${at} style=${{ left: `${(100 * (at - since)) / length}%` }}>${step < 60 ? time(at) : minute(at, step >= 43200)}</span>`,
     )}
   </div>`;
 }
