@@ -9,7 +9,7 @@ INSTALLED := .venv/.installed
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv real-inputs demo test lint format vendor test-slow test-gpu bench chaos simulate wheel clean
+.PHONY: help venv real-inputs demo test lint format chromium vendor test-slow test-gpu bench chaos simulate wheel clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +40,9 @@ lint: $(INSTALLED) ## ruff, pyright, import-linter
 format: $(INSTALLED) ## let ruff mend and format the code
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+
+chromium: ## install the browser that the tests of the web pages drive, where we may (Debian, as root)
+	@command -v chromium >/dev/null || { apt-get update -q && apt-get install -q -y --no-install-recommends chromium; }
 
 vendor: $(INSTALLED) ## fetch the libraries of the web pages and of their tests again, and compare them with the manifests
 	$(BIN)/python -m dashboards.vendoring dashboards/web/vendor tests/web/vendor

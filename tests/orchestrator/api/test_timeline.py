@@ -48,9 +48,7 @@ def test_sweeps_are_listed_newest_first_with_the_states_of_their_jobs(served: Se
 
 def test_callers_are_told_what_they_may_do(serve: Serve, tokens: Tokens) -> None:
     with serve(tokens=tokens).http() as http:
-        said = [
-            http.get("/caller", headers={"Authorization": f"Bearer {token}"}).json() for token in (ALICE, BOB)
-        ]
+        said = [http.get("/caller", headers={"Authorization": f"Bearer {token}"}).json() for token in (ALICE, BOB)]
         assert http.get("/caller").status_code == 401
     assert said == [{"name": "alice", "queues": None}, {"name": "bob", "queues": ["night"]}]
     with serve(folder="open").http() as http:

@@ -45,14 +45,14 @@ const COLUMNS = [
     header: "Submitted",
     accessorKey: "submitted_unix_seconds",
     cell: ({ getValue }) => html`<span title=${moment(getValue())}>${ago(getValue())}</span>`,
-    meta: { isWide: true, class: "nowrap" },
+    meta: { isWide: true },
   },
   {
     id: "ended",
     header: "Ended",
     accessorKey: "ended_unix_seconds",
     cell: ({ getValue }) => (getValue() === null ? "" : html`<span title=${moment(getValue())}>${ago(getValue())}</span>`),
-    meta: { isWide: true, class: "nowrap" },
+    meta: { isWide: true },
   },
   { id: "why", header: "Why", enableSorting: false, cell: ({ row }) => html`<span title=${row.original.message}>${row.original.message}</span>`, meta: { isWide: true, class: "why" } },
 ];
