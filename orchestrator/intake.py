@@ -21,6 +21,7 @@ from jobs.records import (
 from orchestrator import retries
 from orchestrator.clusters import Cluster, End, Observation, WorkerEnd
 from orchestrator.lives import Lives
+from orchestrator.publications import Publications
 from orchestrator.roster import WITH_A_WORKER, Roster
 from orchestrator.survey import Survey
 
@@ -35,14 +36,14 @@ class Intake:
         lives: Lives,
         survey: Survey,
         *,
-        publish: Callable[[Job, str], str],
+        publications: Publications,
         now: Callable[[], float],
     ) -> None:
         self._roster = roster
         self._cluster = cluster
         self._lives = lives
         self._survey = survey
-        self._publish = publish
+        self._publications = publications
         self._now = now
         self._not_before: dict[str, float] = {}
         """When RECOVERING jobs may be placed again."""
@@ -50,7 +51,9 @@ class Intake:
         """Workers that a job has lost in a row without taking a step."""
 
     def recover(self) -> None:
-        """Let jobs that have waited long enough after an error be placed again."""
+        """Try again what has waited long enough: jobs after an error, and what the store did not take."""
+        for job, error in self._publications.retry():
+            self._after_unpublished(job, error)
         for job in self._roster.jobs.values():
             if job.state is JobState.RECOVERING and self._now() >= self._not_before[job.id]:
                 self._lives.change(job, JobState.PENDING, "retry", "waiting to be placed again")
@@ -70,6 +73,7 @@ class Intake:
             record.heard = max(record.heard, report.number)
         if observation.end is not None:
             record.ended = observation.end.message
+            record.is_lost = observation.end.kind is not End.PREEMPTED
             for job in self._roster.active(record.worker.id):
                 self._after_end(job, record.worker.id, observation.end)
             # All of its jobs have other attempts now, or none; in the journal.
@@ -124,6 +128,8 @@ class Intake:
         if report.number:
             # Written with what follows from the report, in one transaction; so it is never taken in twice.
             job.progress = replace(job.progress, attempt=report.attempt, report_number=report.number)
+        if not isinstance(report, LogReport | ResumeReport) and report.usage is not None:
+            job.progress = replace(job.progress, ledger=job.progress.ledger.heard(report.attempt, report.usage))
         match report:
             case StepReport():
                 self._num_fruitless[job.id] = 0
@@ -149,7 +155,7 @@ class Intake:
             case LogReport():
                 self._lives.log(job, report.message)
             case CheckpointReport():
-                self._lives.commit_checkpoint(job, report.record)
+                self._lives.commit_checkpoint(job, report.record, seconds=report.seconds)
                 self._survey.saved(job)
             case ResumeReport():
                 last_logged = report.progress.train_loss
@@ -158,6 +164,7 @@ class Intake:
                     train_loss=job.progress.train_loss if last_logged is None else last_logged,
                     attempt=job.progress.attempt,
                     report_number=job.progress.report_number,
+                    ledger=job.progress.ledger,
                 )
                 self._lives.resume(job, report)
             case StateReport():
@@ -177,11 +184,12 @@ class Intake:
             self._lives.change(job, report.state, report.reason, report.message)
             return
         try:
-            artifact = self._publish(job, report.staged_artifact)
-            # Between the rename and this a crash leaves an artifact that nobody confirmed; the next run verifies it.
-            self._lives.succeed(job, report.reason, f"{report.message}; artifact in {artifact}", artifact)
+            self._publications.publish(job, report)
         except (OSError, ValueError, StoreError) as error:
-            self._after_error(job, "publish", f"the artifact could not be published: {error}")
+            self._after_unpublished(job, error)
+
+    def _after_unpublished(self, job: Job, error: Exception) -> None:
+        self._after_error(job, "publish", f"the artifact could not be published: {error}")
 
 
 def _is_new(job: Job, report: Report) -> bool:

@@ -26,6 +26,9 @@ class Intent:
                 continue
             elif job.desired is Desired.CANCEL:
                 self.cancel(job, "cancelled by its owner")
+            elif job.id in self._roster.unpublished:
+                # It trains no more; there is nothing to hold.
+                continue
             elif job.worker_id is not None and job.state in WITH_A_WORKER:
                 self.call_back(job, "paused", "paused by its owner")
             elif job.state is not JobState.PAUSED:
@@ -35,8 +38,9 @@ class Intent:
         """End a job on a person's word. Without effect on one that has ended."""
         if job.state.is_terminal:
             return
-        if job.worker_id is not None and self._roster.workers[job.worker_id].ended is None:
-            self._cluster.release(job.worker_id, job.id)
+        record = self._roster.workers.get(job.worker_id or "")
+        if record is not None and record.ended is None and job.id not in self._roster.unpublished:
+            self._cluster.release(record.worker.id, job.id)
         self._roster.leaving.pop(job.id, None)
         self._lives.change(job, JobState.CANCELLED, "cancelled", message)
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
 from typing import Protocol, TypeVar
 
 from jobs.checkpoints import DiskFullError
@@ -11,6 +12,7 @@ from jobs.records import (
     ALLOWED_TRANSITIONS,
     BadCheckpoint,
     CheckpointRecord,
+    Desired,
     EvalReport,
     Event,
     Job,
@@ -21,7 +23,14 @@ from jobs.records import (
 from orchestrator.job_files import JobFiles
 from orchestrator.journal import ArtifactRecord, Journal
 from orchestrator.metrics_history import MetricsHistory
+from orchestrator.roster import Unpublished
 from workers.retention import superseded
+
+UNPUBLISHED = "unpublished"
+"""Setting of the journal: finished adapters that are still to be published, by job id."""
+
+LOST = "worker_lost"
+"""Reason of the end of an attempt whose worker is gone."""
 
 _RETRY_SECONDS = 1.0
 _PROGRESS_SECONDS = 5.0
@@ -82,6 +91,7 @@ class Lives:
         sleep: Callable[[float], None] = time.sleep,
         warn: Callable[[str], None] = lambda _: None,
         history: MetricsHistory | None = None,
+        on_checkpoint: Callable[[CheckpointRecord, float], None] = lambda _record, _seconds: None,
     ) -> None:
         """Write to an open journal.
 
@@ -93,6 +103,7 @@ class Lives:
             sleep: Waits for room on a full disk.
             warn: Tells a person, at once, why nothing goes on.
             history: Takes what jobs measure into the journal too.
+            on_checkpoint: Told of every checkpoint that counts now, and how long it took.
         """
         self._journal = journal
         self._files = files
@@ -102,6 +113,7 @@ class Lives:
         self._warn = warn
         self._recorded_at = 0.0
         self._history = history
+        self._on_checkpoint = on_checkpoint
         if history is not None:
             self._listeners.append(history)
 
@@ -119,6 +131,10 @@ class Lives:
     def end_attempt(self, job: Job, state: JobState, reason: str, message: str, *, charged: bool = False) -> None:
         """Take a job back from its worker, to be tried again."""
         self._require(job, state)
+        at = self._now()
+        if charged or reason == LOST:
+            job.progress = replace(job.progress, ledger=job.progress.ledger.lost())
+        self._keep_time(job, state, at)
         event = self._durably(
             lambda: self._journal.end_attempt(
                 job.id,
@@ -126,8 +142,9 @@ class Lives:
                 state=state,
                 reason=reason,
                 message=message,
-                at=self._now(),
+                at=at,
                 charged=charged,
+                progress=job.progress,
             )
         )
         job.num_charged += charged
@@ -145,6 +162,8 @@ class Lives:
     ) -> None:
         """Change a job's state. One that ends the job ends its attempt too."""
         self._require(job, state)
+        at = self._now()
+        self._keep_time(job, state, at)
         event = self._durably(
             lambda: self._journal.change(
                 job.id,
@@ -152,7 +171,7 @@ class Lives:
                 state=state,
                 reason=reason,
                 message=message,
-                at=self._now(),
+                at=at,
                 charged=charged,
                 progress=job.progress,
             )
@@ -168,26 +187,32 @@ class Lives:
         """
         self._require(job, JobState.SUCCEEDED)
         record = artifact_record(job.id, job.attempt, artifact, self._files)
+        at = self._now()
+        self._keep_time(job, JobState.SUCCEEDED, at)
         event = self._durably(
-            lambda: self._journal.commit_artifact(
-                record, message=message, at=self._now(), reason=reason, progress=job.progress
-            )
+            lambda: self._journal.commit_artifact(record, message=message, at=at, reason=reason, progress=job.progress)
         )
         job.artifact = artifact
         self._tell(job, event)
 
-    def commit_checkpoint(self, job: Job, record: CheckpointRecord) -> None:
+    def commit_checkpoint(self, job: Job, record: CheckpointRecord, *, seconds: float = 0.0) -> None:
         """Make it the one to go on from, and let go of those beyond `save_total_limit`. Twice is once."""
         if record in job.checkpoints:
             return
         keep = job.spec.training.save_total_limit
         self._durably(lambda: self._journal.commit_checkpoint(record, progress=job.progress))
         job.checkpoints = (record, *job.checkpoints)
+        self._on_checkpoint(record, seconds)
         old = superseded(job.checkpoints, keep)
         if old:
             self._durably(lambda: self._journal.forget_checkpoints(job.id, [one.folder for one in old]))
             self._files.prune(job.id, old)
             job.checkpoints = tuple(one for one in job.checkpoints if one not in old)
+
+    def keep_unpublished(self, unpublished: Mapping[str, Unpublished]) -> None:
+        """Remember which finished adapters are still to be published, by job id."""
+        kept = {job_id: asdict(one) for job_id, one in unpublished.items()}
+        self._durably(lambda: self._journal.put_setting(UNPUBLISHED, kept))
 
     def resume(self, job: Job, report: ResumeReport) -> None:
         """A new attempt has found what it goes on from; bad checkpoints that it met are never used again."""
@@ -237,6 +262,17 @@ class Lives:
         if event is not None:
             for listener in self._listeners:
                 listener.on_event(job, event)
+
+    def _keep_time(self, job: Job, state: JobState, at: float) -> None:
+        """Begin or end the waiting that a job's ledger tells of."""
+        ledger = job.progress.ledger
+        if state is JobState.RUNNING:
+            ledger = ledger.runs(at)
+        elif state.is_terminal or (state is JobState.PAUSED and job.desired is Desired.PAUSE):
+            ledger = ledger.goes_on(at)
+        else:
+            ledger = ledger.waits(at)
+        job.progress = replace(job.progress, ledger=ledger)
 
     def _tell(self, job: Job, event: Event) -> None:
         job.state, job.reason, job.message = event.state, event.reason, event.message

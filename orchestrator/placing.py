@@ -187,7 +187,14 @@ class Placing:
             self._survey.placed(job)
             self._num_placed += 1
             assignments.setdefault(placement.worker_id, []).append(
-                Assignment(job_id=job.id, spec=job.spec, attempt=job.attempt, checkpoints=job.checkpoints)
+                Assignment(
+                    job_id=job.id,
+                    spec=job.spec,
+                    attempt=job.attempt,
+                    checkpoints=job.checkpoints,
+                    ledger=job.progress.ledger,
+                    priority=job.priority,
+                )
             )
         for new in decision.new_workers:
             settings = replace(

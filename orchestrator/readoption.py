@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol
 
 from jobs.records import JobState
@@ -11,6 +13,7 @@ from orchestrator.journal import Journal
 
 if TYPE_CHECKING:
     from orchestrator.placement import NewWorker
+    from orchestrator.roster import Unpublished
 
 
 class Adopting(Protocol):
@@ -21,17 +24,20 @@ class Adopting(Protocol):
         ...
 
 
-def readopt(journal: Journal, cluster: Adopting, *, at: float) -> list[NewWorker]:
+def readopt(
+    journal: Journal, cluster: Adopting, *, at: float, unpublished: Mapping[str, Unpublished] = MappingProxyType({})
+) -> list[NewWorker]:
     """Take over the workers that live, and end the attempts of which none does.
 
-    After it every open attempt has a worker, and what waited for another try waits for a place; jobs that their owners
-    have paused stay so. Nothing of a job with an open attempt may be swept away before: what its
-    worker has written meanwhile, checkpoints and a staged adapter, it has yet to tell of.
+    After it every open attempt has a worker, or has left an adapter to be published, and what waited for another try
+    waits for a place; jobs that their owners have paused stay so. Nothing of a job with an open attempt may be swept
+    away before: what its worker has written meanwhile, checkpoints and a staged adapter, it has yet to tell of.
 
     Args:
         journal: The truth.
         cluster: Joined, and not used yet.
         at: Seconds since the epoch, for events.
+        unpublished: What attempts have made and left to be published: those need no worker any more.
     """
     attempts: dict[str, dict[str, int]] = {}
     unfinished = journal.unfinished().jobs
@@ -40,6 +46,7 @@ def readopt(journal: Journal, cluster: Adopting, *, at: float) -> list[NewWorker
             attempts.setdefault(job.worker_id, {})[job.id] = job.attempt
     adopted = cluster.adopt(attempts)
     living = {(job_id, attempt) for one in adopted for job_id, attempt in one.attempts.items()}
+    living |= {(job_id, one.attempt) for job_id, one in unpublished.items()}
     for job in unfinished:
         if job.attempt_is_open and (job.id, job.attempt) not in living:
             journal.end_attempt(
@@ -49,6 +56,7 @@ def readopt(journal: Journal, cluster: Adopting, *, at: float) -> list[NewWorker
                 reason="worker_lost",
                 message=f"its worker {job.worker_id} was gone when the service came back",
                 at=at,
+                progress=replace(job.progress, ledger=job.progress.ledger.lost().waits(at)),
             )
         elif not job.attempt_is_open and job.state is JobState.RECOVERING:
             journal.change(

@@ -46,7 +46,7 @@ def after_error(reason: str, *, num_charged: int, max_restarts: int) -> Decision
         return Decision(
             again=False, delay_seconds=0.0, reason=f"job_recovery.max_restarts_on_errors = {max_restarts} are used up"
         )
-    delay = _delay(num_charged)
+    delay = delay_seconds(num_charged)
     return Decision(
         again=True, delay_seconds=delay, reason=f"restart {num_charged} of {max_restarts} in {delay:g} seconds"
     )
@@ -64,10 +64,11 @@ def after_loss(num_fruitless: int) -> Decision:
         )
     return Decision(
         again=True,
-        delay_seconds=_delay(num_fruitless) if num_fruitless > 1 else 0.0,
+        delay_seconds=delay_seconds(num_fruitless) if num_fruitless > 1 else 0.0,
         reason="goes on elsewhere from its last checkpoint",
     )
 
 
-def _delay(number: int) -> float:
+def delay_seconds(number: int) -> float:
+    """Before the next try after so many that failed."""
     return min(_FIRST_DELAY_SECONDS * 2 ** (number - 1), _LONGEST_DELAY_SECONDS)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from jobs.records import Job, JobState, WorkerStatus
@@ -20,6 +20,8 @@ class WorkerRecord:
     status: WorkerStatus | None = None
     ended: str | None = None
     """Why it is no more: `None` while it lives."""
+    is_lost: bool = False
+    """It has ended, and not on our word."""
     heard: int = 0
     """Number of its last report that was taken in."""
     acknowledged: int = 0
@@ -28,14 +30,34 @@ class WorkerRecord:
     """Since when it has had no job."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Unpublished:
+    """What an attempt has made and left to be published. Its worker is done with it."""
+
+    attempt: int
+    staged: str
+    """Folder or URI."""
+    reason: str
+    """Of the worker's report, as the message."""
+    message: str
+
+
 class Roster:
     """Jobs by id in order of submission, workers by id in order of their start."""
 
-    def __init__(self, jobs: Iterable[Job], adopted: Iterable[NewWorker]) -> None:
+    def __init__(
+        self, jobs: Iterable[Job], adopted: Iterable[NewWorker], unpublished: Mapping[str, Unpublished]
+    ) -> None:
         self.jobs = {job.id: job for job in jobs}
         self.workers = {worker.id: WorkerRecord(worker) for worker in adopted}
         self.leaving: dict[str, tuple[str, str]] = {}
         """Jobs that their workers were told to hand back, with reason and message."""
+        self.unpublished = {
+            job_id: one
+            for job_id, one in unpublished.items()
+            if (job := self.jobs.get(job_id)) is not None and job.worker_id is not None and job.attempt == one.attempt
+        }
+        """By job id. What is of another attempt than the open one is nobody's any more."""
 
     @property
     def alive(self) -> dict[str, WorkerRecord]:
@@ -45,7 +67,7 @@ class Roster:
     @property
     def trained(self) -> Iterator[Job]:
         """The jobs that a worker has."""
-        return (job for job in self.jobs.values() if job.state in WITH_A_WORKER)
+        return (job for job in self.jobs.values() if job.state in WITH_A_WORKER and job.id not in self.unpublished)
 
     def active(self, worker_id: str) -> list[Job]:
         """The jobs that one worker has."""

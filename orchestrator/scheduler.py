@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 
 from jobs.records import Desired, Job, JobState
 from orchestrator.clusters import Cluster
@@ -16,7 +17,8 @@ from orchestrator.intake import Intake
 from orchestrator.intent import Intent
 from orchestrator.lives import Lives
 from orchestrator.placing import Placing
-from orchestrator.roster import WITH_A_WORKER, Roster, WorkerRecord
+from orchestrator.publications import Publications
+from orchestrator.roster import Roster, Unpublished, WorkerRecord
 from orchestrator.snapshot import NewWorker, PolicySettings, Queue
 from orchestrator.survey import Survey
 from workers.estimate import Estimate
@@ -40,6 +42,7 @@ class Scheduler:
         publish: Callable[[Job, str], str],
         now: Callable[[], float] = time.monotonic,
         adopted: Sequence[NewWorker] = (),
+        unpublished: Mapping[str, Unpublished] = MappingProxyType({}),
         num_started: int = 0,
         policy: PolicySettings = HAND_OVER,
         queues: Sequence[Queue] = (),
@@ -55,6 +58,7 @@ class Scheduler:
             publish: Makes a staged artifact of a job visible and returns its final path.
             now: Seconds of a clock that never goes back, for delays.
             adopted: Workers of the cluster that an earlier scheduler started and that go on.
+            unpublished: Adapters that an earlier scheduler could not publish, by job id.
             num_started: Workers ever started on this journal, so that no id is given twice.
             policy: How jobs are placed.
             queues: Weights and quotas; other queues have a weight of 1 and no quota.
@@ -63,14 +67,22 @@ class Scheduler:
         self._cluster = cluster
         self._lives = lives
         self._now = now
-        self._roster = Roster(jobs, adopted)
+        self._roster = Roster(jobs, adopted, unpublished)
         self._survey = Survey(self._estimates, now, whole_jobs=policy.hand_over_at_once)
         for job in jobs:
             self._survey.enrol(job)
             if job.worker_id is not None:
                 self._survey.placed(job)
+        alive = self._roster.alive
+        for job in self._roster.trained:
+            if job.worker_id in alive:
+                # The scheduler before this one may have died before it could say so.
+                cluster.prioritise(job.worker_id, job.id, job.priority)
+        self.tick_seconds = 0.0
+        """That the last turn took, waiting for workers left out."""
         self._intent = Intent(self._roster, cluster, lives)
-        self._intake = Intake(self._roster, cluster, lives, self._survey, publish=publish, now=now)
+        publications = Publications(self._roster, lives, publish, now)
+        self._intake = Intake(self._roster, cluster, lives, self._survey, publications=publications, now=now)
         self._placing = Placing(
             self._roster,
             self._estimates,
@@ -102,15 +114,20 @@ class Scheduler:
 
     def tick(self, timeout_seconds: float = 0.0) -> None:
         """One turn. Waits for news at most `timeout_seconds`."""
+        began = time.perf_counter()
         self._intake.recover()
         self._intent.follow()
         self._placing.place()
         self._placing.rebalance()
-        for observation in self._cluster.poll(timeout_seconds):
+        decided = time.perf_counter()
+        observations = self._cluster.poll(timeout_seconds)
+        heard = time.perf_counter()
+        for observation in observations:
             self._intake.observe(observation)
         self._placing.give_back()
         if self._lives.record_progress(list(self._roster.trained)):
             self._intake.acknowledge()
+        self.tick_seconds = decided - began + time.perf_counter() - heard
 
     def preempt(self, grace_seconds: float, message: str) -> None:
         """Let all workers save their jobs where they stand, and take the jobs back. Nothing is placed any more.
@@ -127,9 +144,8 @@ class Scheduler:
                 break
             for observation in self._cluster.poll(0.1):
                 self._intake.observe(observation)
-        for job in self.jobs.values():
-            if job.worker_id is not None and job.state in WITH_A_WORKER:
-                self._lives.end_attempt(job, JobState.PENDING, "preempted", message)
+        for job in list(self._roster.trained):
+            self._lives.end_attempt(job, JobState.PENDING, "preempted", message)
 
     def add(self, job: Job) -> None:
         """Take over a job that was submitted, or that is tried again after it has ended."""
@@ -163,6 +179,8 @@ class Scheduler:
         job = self.jobs[job_id]
         if (job.priority, job.queue) != (priority, queue) and job_id in self._placing.line:
             self._placing.line.remove(job_id)
+        if job.priority != priority and job.worker_id in self._roster.alive and job.id not in self._roster.unpublished:
+            self._cluster.prioritise(job.worker_id, job_id, priority)
         job.desired, job.priority, job.queue = desired, priority, queue
 
     def cancel(self, job_id: str, message: str) -> None:
@@ -177,6 +195,7 @@ class Scheduler:
             self._estimates.pop(job.id, None)
             self._intake.forget(job.id)
             self._roster.leaving.pop(job.id, None)
+            self._roster.unpublished.pop(job.id, None)
             self._survey.forget(job.id)
         return ended
 

@@ -86,6 +86,10 @@ class Cluster(Protocol):
         """Let a worker save one job where it stands and drop it; it reports the job PENDING then."""
         ...
 
+    def prioritise(self, worker_id: str, job_id: str, priority: int) -> None:
+        """Let a job count for more or less than its neighbours. Without effect on one that is not there."""
+        ...
+
     def preempt(self) -> None:
         """Let every worker save its jobs where they stand and end; `poll` tells when it has."""
         ...

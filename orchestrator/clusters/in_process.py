@@ -72,6 +72,10 @@ class InProcessCluster:
         """Takes the steps that it takes to write the checkpoint."""
         self._workers[worker_id].hand_back(job_id)
 
+    def prioritise(self, worker_id: str, job_id: str, priority: int) -> None:
+        """From the next round on."""
+        self._workers[worker_id].prioritise(job_id, priority)
+
     def preempt(self) -> None:
         """At once, for the same reason."""
         for worker_id, worker in list(self._workers.items()):

@@ -79,6 +79,10 @@ class RayWorkers:
         """Sent without waiting for the answer."""
         self._steer(worker_id, "hand_back", job_id)
 
+    def prioritise(self, worker_id: str, job_id: str, priority: int) -> None:
+        """Sent without waiting for the answer."""
+        self._steer(worker_id, "prioritise", job_id, priority)
+
     def preempt(self) -> None:
         """Sent without waiting for the answer."""
         for worker_id in list(self._workers):

@@ -16,7 +16,7 @@ from orchestrator.placement import NewWorker
 from workers.settings import WorkerSettings
 from workers.worker import Worker
 
-PROTOCOL = 2
+PROTOCOL = 3
 """Of the calls below and of what goes through them. A worker of another one, left by an upgrade, is not adopted."""
 
 
@@ -55,6 +55,10 @@ class WorkerActor:
     def hand_back(self, job_id: str) -> None:
         """See `WorkerLoop`."""
         self._loop.hand_back(job_id)
+
+    def prioritise(self, job_id: str, priority: int) -> None:
+        """See `WorkerLoop`."""
+        self._loop.prioritise(job_id, priority)
 
     def preempt(self) -> None:
         """See `WorkerLoop`; returns at once."""

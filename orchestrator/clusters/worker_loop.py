@@ -33,6 +33,8 @@ class WorkerLoop:
         self._assigned: list[Assignment] = list(jobs)
         self._released: list[str] = []
         self._called_back: list[str] = []
+        self._priorities: dict[str, int] = {}
+        """Changed since the last step."""
         self._attempts = {job.job_id: job.attempt for job in jobs}
         self._outbox = outbox or Outbox()
         self._status: WorkerStatus | None = None
@@ -66,6 +68,12 @@ class WorkerLoop:
         """Save a job at the next micro-batch boundary and drop it."""
         with self._changed:
             self._called_back.append(job_id)
+            self._changed.notify_all()
+
+    def prioritise(self, job_id: str, priority: int) -> None:
+        """Let a job count for more or less, from the next round on."""
+        with self._changed:
+            self._priorities[job_id] = priority
             self._changed.notify_all()
 
     def preempt(self, message: str) -> None:
@@ -146,7 +154,9 @@ class WorkerLoop:
                 worker.assign(self._assigned)
                 for job_id in self._called_back:
                     worker.hand_back(job_id)
-                self._released, self._assigned, self._called_back = [], [], []
+                for job_id, priority in self._priorities.items():
+                    worker.prioritise(job_id, priority)
+                self._released, self._assigned, self._called_back, self._priorities = [], [], [], {}
                 self._status = worker.status()
                 if not worker.is_idle:
                     self._is_stepping = True

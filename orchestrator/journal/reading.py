@@ -166,6 +166,11 @@ class JournalReader:
         with self._reading() as connection:
             return {(JobState(state), queue): number for state, queue, number in connection.execute(query)}
 
+    def num_submitted(self) -> int:
+        """Position of the last job in the order of submission; 0 before the first."""
+        with self._reading() as connection:
+            return connection.execute(select(func.max(jobs.c.submitted))).scalar() or 0
+
     def submission(self, key: SubmissionKey) -> list[str] | None:
         """Ids of the jobs that were submitted with a key; `None` where it was not used yet.
 

@@ -9,12 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from jobs.errors import StoreUnavailableError
 from jobs.records import (
     Assignment,
     BadCheckpoint,
     BaseKey,
     CheckpointRecord,
     CheckpointReport,
+    Desired,
     EvalReport,
     Event,
     Job,
@@ -28,12 +30,14 @@ from jobs.records import (
     WorkerStatus,
 )
 from jobs.spec import JobSpec
-from orchestrator.clusters import End, Observation, WorkerEnd
+from orchestrator.clusters import AdoptedWorker, End, Observation, WorkerEnd
 from orchestrator.job_files import JobFiles
 from orchestrator.journal import Journal, Submission
 from orchestrator.lives import Listener, Lives
 from orchestrator.placement import Device, NewWorker
+from orchestrator.readoption import readopt
 from orchestrator.retries import MOST_FRUITLESS
+from orchestrator.roster import Unpublished
 from orchestrator.scheduler import HAND_OVER, Scheduler
 from orchestrator.snapshot import PolicySettings
 from workers.estimate import Estimate
@@ -52,6 +56,7 @@ class ScriptedCluster:
         self.assigned: list[tuple[Assignment, ...]] = []
         self.acknowledged: list[tuple[str, int]] = []
         self.called_back: list[tuple[str, str]] = []
+        self.priorities: list[tuple[str, str, int]] = []
         self.script: list[Observation] = []
         self.num_devices = num_devices
 
@@ -81,6 +86,9 @@ class ScriptedCluster:
 
     def hand_back(self, worker_id: str, job_id: str) -> None:
         self.called_back.append((worker_id, job_id))
+
+    def prioritise(self, worker_id: str, job_id: str, priority: int) -> None:
+        self.priorities.append((worker_id, job_id, priority))
 
     def acknowledge(self, worker_id: str, number: int) -> None:
         self.acknowledged.append((worker_id, number))
@@ -159,6 +167,7 @@ def make_scheduler(
     recorder: Listener | None = None,
     *,
     publish_error: str = "",
+    store: list[str] | None = None,
     max_restarts: int = 0,
     now: Callable[[], float] = lambda: 0.0,
     wall: Callable[[], float] = lambda: 12.5,
@@ -168,6 +177,8 @@ def make_scheduler(
     def publish(job: Job, staged: str) -> str:
         if publish_error:
             raise ValueError(publish_error)
+        if store:
+            raise StoreUnavailableError(staged, store[-1])
         folder = files.root / "published" / job.id
         folder.mkdir(parents=True)
         (folder / "manifest.json").write_text('{"files": {}}')
@@ -508,6 +519,7 @@ def test_what_is_told_twice_counts_once_also_by_the_next_scheduler(
     assert before["a"].attempt_is_open
     # What has ended it does not take up, though the worker tells of that too.
     next_jobs = [replace(scheduler.jobs["a"], progress=before["a"].progress, checkpoints=before["a"].checkpoints)]
+    next_jobs[0].priority = 7
     again = ScriptedCluster()
     later = Scheduler(
         next_jobs,
@@ -519,6 +531,8 @@ def test_what_is_told_twice_counts_once_also_by_the_next_scheduler(
         adopted=[scheduler.workers["w0"].worker],
         num_started=journal.num_workers_started(),
     )
+    # What its owner has asked for since the worker was told.
+    assert again.priorities == [("w0", "a", 7)]
     again.says("w0", *told, *numbered(state("a", JobState.RUNNING), step("a", 3), first=len(told) + 1))
     later.tick()
     progress = later.jobs["a"].progress
@@ -601,3 +615,113 @@ def test_what_is_handed_over_at_once_never_moves(scheduler_of: SchedulerOf) -> N
     cluster.num_devices, clock[0] = 2, 5000.0
     scheduler.tick()
     assert cluster.called_back == []
+
+
+def test_an_adapter_waits_for_the_store_uncharged_whatever_becomes_of_its_worker(
+    scheduler_of: SchedulerOf, journal: Journal
+) -> None:
+    clock, store = [0.0], ["is away"]
+    cluster, recorder = ScriptedCluster(), Recorder()
+    scheduler = scheduler_of(
+        cluster, {"a": "x", "b": "x", "c": "x"}, recorder, now=lambda: clock[0], store=store, policy=PolicySettings()
+    )
+    scheduler.tick()
+    began = [state(name, JobState.RUNNING) for name in "abc"]
+    cluster.says("w0", *began, state("a", JobState.SUCCEEDED, staged="s3://b/a"))
+    scheduler.tick()
+    job = scheduler.jobs["a"]
+    assert (job.state, job.reason) == (JobState.PAUSED, "store")
+    assert "tried until it works: s3://b/a: is away" in job.message
+    assert journal.job("a").message == job.message
+    # It has left its worker, which makes room for others and whose end is not its own.
+    assert scheduler.active_jobs("w0") == ["b", "c"]
+    cluster.says("w0", state("b", JobState.SUCCEEDED, staged="s3://b/b"), end=LOST)
+    scheduler.tick()
+    assert {job.id: job.state for job in scheduler.jobs.values()} == {
+        "a": JobState.PAUSED, "b": JobState.PAUSED, "c": JobState.PENDING,
+    }  # fmt: skip
+    scheduler.steer("a", desired=Desired.PAUSE, priority=0, queue="default")
+    clock[0] = 2.1
+    scheduler.tick()
+    assert job.state is JobState.PAUSED
+    store.clear()
+    clock[0] = 4.0
+    scheduler.tick()
+    assert job.state is JobState.PAUSED
+    clock[0] = 6.2
+    scheduler.tick()
+    assert (scheduler.jobs["a"].state, scheduler.jobs["b"].state) == (JobState.SUCCEEDED, JobState.SUCCEEDED)
+    assert [kind for name, kind, _ in recorder.events if name == "a"][-2:] == [JobState.RUNNING, JobState.SUCCEEDED]
+    assert not any(attempt.charged for name in "ab" for attempt in journal.attempts(name))
+    assert journal.setting("unpublished") == {}
+    assert cluster.called_back == []
+
+
+def test_an_adapter_that_waits_for_the_store_is_published_by_the_next_scheduler(
+    scheduler_of: SchedulerOf, journal: Journal, tmp_path: Path
+) -> None:
+    clock, store = [0.0], ["is away"]
+    scheduler = scheduler_of(cluster := ScriptedCluster(), {"a": "x"}, now=lambda: clock[0], store=store)
+    scheduler.tick()
+    cluster.says("w0", state("a", JobState.RUNNING), state("a", JobState.SUCCEEDED, staged="s3://b/a"))
+    scheduler.tick()
+    scheduler.preempt(0.0, "stopped")
+
+    class Empty:
+        def adopt(self, open_attempts: object) -> list[AdoptedWorker]:
+            return []
+
+    unpublished = {name: Unpublished(**one) for name, one in journal.setting("unpublished").items()}
+    assert readopt(journal, Empty(), at=1.0, unpublished=unpublished) == []
+    known = journal.job("a")
+    assert (known.state, known.reason, known.attempt_is_open) == (JobState.PAUSED, "store", True)
+    folder = tmp_path / "published" / "a"
+    folder.mkdir(parents=True)
+    (folder / "manifest.json").write_text('{"files": {}}')
+    asked: list[str] = []
+    later = Scheduler(
+        [replace(scheduler.jobs["a"], worker_id="w0")],
+        {"a": estimate("x")},
+        ScriptedCluster(),
+        WorkerSettings(staging_dir=Path("staging")),
+        Lives(journal, JobFiles(tmp_path), [], now=lambda: 12.5),
+        publish=lambda job, staged: asked.append(staged) or str(folder),
+        unpublished=unpublished,
+    )
+    later.tick()
+    assert asked == ["s3://b/a"]
+    assert journal.job("a").state is JobState.SUCCEEDED
+    assert [attempt.number for attempt in journal.attempts("a")] == [1]
+
+
+def test_one_that_was_cancelled_while_its_adapter_waited_for_the_store_stays_so(
+    scheduler_of: SchedulerOf, journal: Journal
+) -> None:
+    clock, store = [0.0], ["is away"]
+    scheduler = scheduler_of(cluster := ScriptedCluster(), {"a": "x"}, now=lambda: clock[0], store=store)
+    scheduler.tick()
+    cluster.says("w0", state("a", JobState.RUNNING), state("a", JobState.SUCCEEDED, staged="s3://b/a"))
+    scheduler.tick()
+    scheduler.cancel("a", "enough")
+    store.clear()
+    clock[0] = 10.0
+    scheduler.tick()
+    assert journal.job("a").state is JobState.CANCELLED
+    assert journal.setting("unpublished") == {}
+    assert ("release", "w0", ("a",)) not in cluster.calls
+
+
+def test_a_changed_priority_reaches_the_worker_of_a_running_job_and_no_other(scheduler_of: SchedulerOf) -> None:
+    cluster = ScriptedCluster()
+    scheduler = scheduler_of(cluster, {"a": "x", "b": "y"})
+    scheduler.tick()
+    for name in ("a", "b"):
+        scheduler.steer(name, desired=Desired.RUN, priority=3, queue="default")
+        scheduler.steer(name, desired=Desired.RUN, priority=3, queue="other")
+    assert cluster.priorities == [("w0", "a", 3)]
+    cluster.says("w0", end=LOST)
+    scheduler.tick()
+    scheduler.tick()
+    # Whoever gets it next is told at once.
+    assert [(one.job_id, one.priority) for one in cluster.assigned[-1]] == [("a", 3)]
+    assert [one.priority for one in cluster.assigned[0]] == [0]

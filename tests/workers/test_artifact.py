@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from transformers import PreTrainedModel
 
 from jobs.artifacts import verify
+from jobs.ledger import Ledger
 from jobs.records import BaseKey
 from jobs.spec import JobSpec
 from tests.models import make_rows, make_spec, tiny_gpt2, tiny_llama
@@ -63,6 +64,7 @@ CASES = [
 
 def source_of(spec: JobSpec, **changes: Any) -> Provenance:
     return Provenance(
+        ledger=Ledger(),
         **{
             "job_id": "job-1",
             "spec": spec,
@@ -75,7 +77,7 @@ def source_of(spec: JobSpec, **changes: Any) -> Provenance:
             "first_eval": None,
             "last_eval": None,
             **changes,
-        }
+        },
     )
 
 

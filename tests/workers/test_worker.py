@@ -178,3 +178,27 @@ def test_a_released_job_leaves_nothing_whether_it_waits_or_runs(tmp_path: Path) 
     assert worker.step() == []
     assert list(tmp_path.iterdir()) == []
     assert trained.runs["running"].step == 1
+
+
+def test_a_changed_priority_counts_for_a_running_job_from_the_next_round_on(tmp_path: Path) -> None:
+    data = {name: make_data(number, [8, 8, 8]) for number, name in enumerate(("high", "low"))}
+    # A token budget of one: the two never share a pack, so that priority decides who runs.
+    worker = make_worker(tiny_llama(), data, tmp_path, token_budget=1)
+    specs = {name: spec_of(name, max_steps=500, logging_steps=500, gradient_accumulation_steps=1) for name in data}
+    worker.assign([Assignment(job_id=name, spec=spec, priority=5) for name, spec in specs.items()])
+
+    def steps(rounds: int) -> dict[str, int]:
+        before = {job_id: run.step for job_id, run in worker.runs().items()}
+        for _ in range(rounds):
+            worker.step()
+        return {job_id: run.step - before.get(job_id, 0) for job_id, run in worker.runs().items()}
+
+    worker.step()
+    assert steps(16) == {"high": 16, "low": 16}
+    worker.prioritise("low", 3)
+    worker.prioritise("nobody", 3)
+    shares = steps(32)
+    assert shares["high"] == 32
+    assert shares["low"] == pytest.approx(8, abs=1)
+    worker.prioritise("low", 5)
+    assert steps(16) == {"high": 16, "low": 16}
