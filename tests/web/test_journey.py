@@ -13,7 +13,7 @@ from playwright.sync_api import Browser, Page, expect
 from jobs.artifacts import verify
 from orchestrator.client import Client
 from tests.orchestrator.served import Served
-from tests.web.browsing import PATIENCE_MILLISECONDS, Visit, visit
+from tests.web.browsing import Visit, visit
 
 pytestmark = pytest.mark.timeout(900)
 SpecOf = Callable[..., dict[str, Any]]
@@ -47,7 +47,7 @@ def _press(page: Page, name: str) -> None:
 
 
 def _state(page: Page, state: str) -> None:
-    expect(page.locator(".standing .state")).to_contain_text(state, timeout=PATIENCE_MILLISECONDS)
+    expect(page.locator(".standing .state")).to_contain_text(state)
 
 
 def _points(page: Page) -> int:
