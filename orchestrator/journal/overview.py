@@ -72,8 +72,8 @@ def sweeps(connection: Connection, limit: int) -> list[SweepSummary]:
         .group_by(sweep_id, state)
     )  # fmt: skip
     parts: dict[str, list[tuple[str, int, str, int]]] = {}
-    for key, *part in connection.execute(query):
-        parts.setdefault(key, []).append(tuple(part))
+    for key, of_state, number, first, position in connection.execute(query):
+        parts.setdefault(key, []).append((of_state, number, first, position))
     began = {key: min(part[3] for part in found) for key, found in parts.items()}
     newest = sorted(parts, key=lambda key: -began[key])[:limit]
     times = _times(connection, [began[key] for key in newest])

@@ -52,7 +52,7 @@ def _state(page: Page, state: str) -> None:
 
 def _points(page: Page) -> int:
     chart = page.locator("figure.chart").first
-    expect(chart).to_be_visible(timeout=PATIENCE_MILLISECONDS)
+    expect(chart).to_be_visible()
     return int(chart.get_attribute("data-points") or 0)
 
 
@@ -68,8 +68,8 @@ def test_from_a_running_pack_to_an_adapter(
     # A running pack: both share the device, side by side in its memory and on the timeline.
     device = page.locator("article.device")
     for name in ("left", "right"):
-        expect(device.locator(".strand", has_text=name)).to_be_visible(timeout=PATIENCE_MILLISECONDS)
-        expect(page.locator(".timeline .bar", has_text=name)).to_be_visible(timeout=PATIENCE_MILLISECONDS)
+        expect(device.locator(".strand", has_text=name)).to_be_visible()
+        expect(page.locator(".timeline .bar", has_text=name)).to_be_visible()
     assert not seen.violations()
     # Its page: a curve that grows without reload.
     device.locator("table a", has_text="left").click()
