@@ -71,10 +71,10 @@ def _serve(folder: str, jobs: int, orders: Connection) -> None:
         for first in range(0, jobs, 5000):
             numbers = range(first, min(first + 5000, jobs))
             journal.submit([Submission(spec=spec(number)) for number in numbers], at=time.time())
-        for number in range(0, jobs, 50):
+        for number in range(0, jobs, 200):
             job = f"job-{number}"
             journal.start_attempt(job, worker_id=f"w{number % 8}", reason="placed", message="placed", at=time.time())
-            if number % 400:
+            if number % 1600:
                 journal.change(
                     job, attempt=None, state=JobState.FAILED, reason="bench", message="ended", at=time.time()
                 )
@@ -86,7 +86,7 @@ def _serve(folder: str, jobs: int, orders: Connection) -> None:
                     journal.change(
                         f"job-{number}", attempt=None, state=JobState.CANCELLED, reason="x", message="x", at=time.time()
                     )
-                    number += 50
+                    number += 200
                 orders.send(time.process_time())
 
 

@@ -40,7 +40,7 @@ def _press(page: Page, name: str) -> None:
     for _ in range(150):
         page.keyboard.press("Tab")
         focused = page.locator(":focus")
-        if focused.count() and name in (focused.inner_text() or focused.get_attribute("aria-label") or ""):
+        if focused.count() and focused.evaluate("one => one.matches('button') && one.innerText.trim()") == name:
             page.keyboard.press("Enter")
             return
     raise AssertionError(f"the Tab key does not lead to {name!r}")

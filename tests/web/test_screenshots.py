@@ -59,15 +59,19 @@ def _specs() -> list[dict[str, Any]]:
     ]
 
 
-def _shots(seen: Visit, pages: dict[str, str], look: str) -> None:
+def _shots(seen: Visit, pages: dict[str, str], look: str) -> list[str]:
+    """Take them all, then say what is wrong with which."""
+    found: list[str] = []
     for name, path in pages.items():
         page = seen.go(path)
         expect(page.locator("main h1")).to_be_visible()
         _is_settled(page)
         page.screenshot(path=SHOTS / f"{name}-{look}.png", full_page=True)
         width = page.evaluate("() => [document.documentElement.scrollWidth, innerWidth]")
-        assert width[0] <= width[1], f"{name} at {look} is wider than the window: {width}"
-        assert not seen.violations(), f"{name} at {look}: {seen.violations()}"
+        if width[0] > width[1]:
+            found.append(f"{name} at {look} is wider than the window: {width}")
+        found += [f"{name} at {look}: {one}" for one in seen.violations()]
+    return found
 
 
 def _is_settled(page: Page) -> None:
@@ -115,10 +119,12 @@ def test_every_page_of_a_real_base_is_pictured_and_its_adapter_opens_in_peft(
             "missing": "/ui/jobs/nobody",
         }
         seen.check()
+    wrong: list[str] = []
     for width, scheme in LOOKS:
         with visit(browser, served.url, width=width, scheme=scheme) as seen:
-            _shots(seen, pages, f"{scheme}-{width}")
+            wrong += _shots(seen, pages, f"{scheme}-{width}")
             seen.check()
+    assert not wrong, "\n".join(wrong)
     assert states(client)["rates-001"] == "SUCCEEDED"
     with tarfile.open(tmp_path / "adapter.tar") as files:
         files.extractall(tmp_path, filter="data")
