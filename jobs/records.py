@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from jobs.ledger import Ledger, Usage
+
 if TYPE_CHECKING:
     # Takes longer to build than all of a command that never looks into a spec.
     from jobs.spec import JobSpec
@@ -125,6 +127,8 @@ class Assignment:
     """Licence to speak for the job; goes into all that the worker writes and reports of it."""
     checkpoints: tuple[CheckpointRecord, ...] = ()
     """Those to go on from, newest first."""
+    ledger: Ledger = field(default_factory=Ledger)
+    """What it has cost before; for the adapter's manifest."""
     priority: int | None = None
     """As it is now; the spec's where `None`."""
 
@@ -161,6 +165,8 @@ class JobProgress:
     """Of the last report that was taken in: with `report_number`, what all of this is a consequence of."""
     report_number: int = 0
     """Of that report among those of its worker. Reports of the same attempt up to here change nothing any more."""
+    ledger: Ledger = field(default_factory=Ledger)
+    """What it has cost so far. Unlike the rest it never goes back to an earlier checkpoint."""
 
 
 @dataclass(kw_only=True)
@@ -219,6 +225,8 @@ class StepReport:
     """Who says so; stamped by the worker, as on all reports."""
     number: int = 0
     """Position among all that its worker has told, from 1; 0 where it is handed over once and never again."""
+    usage: Usage | None = None
+    """What the attempt has taken of its worker up to here; stamped by the worker too."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -237,6 +245,7 @@ class EvalReport:
     seconds: float
     attempt: int = 1
     number: int = 0
+    usage: Usage | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -251,6 +260,7 @@ class StateReport:
     """With SUCCEEDED: the complete artifact directory, waiting to be published by the scheduler."""
     attempt: int = 1
     number: int = 0
+    usage: Usage | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -268,7 +278,10 @@ class CheckpointReport:
     """A checkpoint was published. It counts once the scheduler has entered it into the journal."""
 
     record: CheckpointRecord
+    seconds: float = 0.0
+    """From the snapshot until it was durable."""
     number: int = 0
+    usage: Usage | None = None
 
     @property
     def job_id(self) -> str:
@@ -309,6 +322,38 @@ class ResumeReport:
 
 
 @dataclass(frozen=True, kw_only=True)
+class WorkerCounters:
+    """What a worker has done since its base was loaded; all but the last five only grow."""
+
+    label_tokens: int = 0
+    """Trained on, those among the tokens that have a loss."""
+    padding_tokens: int = 0
+    """Positions computed for nothing while training."""
+    steps: int = 0
+    """Optimizer steps of all its jobs."""
+    packs: int = 0
+    pack_tokens: int = 0
+    """Of shared packs, evaluations too."""
+    pack_room: int = 0
+    """Tokens that those packs could have held."""
+    pack_seconds: float = 0.0
+    """That packs took together, forward, backward and their jobs' own steps."""
+    pack_counts: tuple[int, ...] = ()
+    """Of packs by the time they took: see `pack_bounds`; the last is of those beyond all."""
+    flops: float = 0.0
+    """Floating-point operations that its packs needed, from shapes: see `workers.flops`."""
+    checkpoint_failures: int = 0
+    pack_bounds: tuple[float, ...] = ()
+    """Upper bounds in seconds, ascending."""
+    matrix_flops_per_second: float = 0.0
+    """What a product of two large matrices reached on this device; 0 where it was not measured."""
+    memory_bytes: int | None = None
+    """Held on a GPU by this worker; `None` on a CPU."""
+    device_utilization: float | None = None
+    """Of the GPU by its driver's account, 0 to 1; `None` where that is not known."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class WorkerStatus:
     """What a worker says of itself; counters grow from the moment its base was loaded."""
 
@@ -324,6 +369,7 @@ class WorkerStatus:
     busy_seconds: float = 0.0
     wall_seconds: float = 0.0
     tokens: int = 0
+    counters: WorkerCounters = field(default_factory=WorkerCounters)
     error: str | None = None
     """Last line of the traceback that ended the worker, if one did."""
 

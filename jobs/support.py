@@ -59,7 +59,6 @@ UNSUPPORTED: tuple[Unsupported, ...] = (
     Unsupported(field="output.uri", asks=_is_set, instead="leave it out; the output directory of the run is used"),
     Unsupported(field="output.push_to_hub", asks=_is_true, instead="upload the finished adapter yourself"),
     Unsupported(field="output.hub_model_id", asks=_is_set, instead="leave it out"),
-    Unsupported(field="report_to", asks=_is_not("none", [], ()), instead="write none; metrics are on disk"),
 )
 
 

@@ -154,6 +154,9 @@ def run(
     lease: Annotated[
         float, typer.Option(min=1, help="Seconds without a sign of life after which a worker is replaced.")
     ] = LEASE_SECONDS,
+    metrics_port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="Let Prometheus scrape this port of the loopback meanwhile.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Train all jobs of the spec files to their ends, then exit: 0 if all succeeded, 1 if one failed."""
@@ -176,6 +179,7 @@ def run(
         grace_seconds=grace,
         lease_seconds=lease,
         token_budget=token_budget,
+        metrics_port=metrics_port,
     )
     if ray_address and in_process:
         raise typer.BadParameter("--ray-address and --in-process exclude each other")
@@ -229,6 +233,12 @@ def serve(
             help="Memory of the largest device that can ever join; a job that needs more fails, any other waits.",
         ),
     ] = None,
+    prometheus_dir: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder that Prometheus watches for services; `prometheus` in the data directory without it."
+        ),
+    ] = None,
     grace: Annotated[
         float, typer.Option(min=0, help="Seconds to save all jobs in after Ctrl-C or SIGTERM.")
     ] = GRACE_SECONDS,
@@ -257,6 +267,7 @@ def serve(
         token_budget=token_budget,
         queues=tuple(parse_queue(one) for one in queue or ()),
         largest_device_bytes=round((largest_device or 0) * 2**30),
+        prometheus_dir=prometheus_dir,
         grace_seconds=grace,
         lease_seconds=lease,
     )

@@ -64,14 +64,16 @@ class Intake:
         if observation.status is not None:
             record.status = observation.status
         for report in observation.reports:
-            job = self._roster.jobs[report.job_id]
+            # `None` for one that has ended: told again by a worker that was taken over before it was acknowledged.
+            job = self._roster.jobs.get(report.job_id)
             # What a stale attempt says of a job is not heard: another one, or nobody, has the job now.
-            is_current = report.attempt == job.attempt and job.worker_id == observation.worker_id
-            if is_current and job.state in WITH_A_WORKER and _is_new(job, report):
+            is_current = job is not None and (report.attempt, observation.worker_id) == (job.attempt, job.worker_id)
+            if job is not None and is_current and job.state in WITH_A_WORKER and _is_new(job, report):
                 self._take_in(job, report)
             record.heard = max(record.heard, report.number)
         if observation.end is not None:
             record.ended = observation.end.message
+            record.is_lost = observation.end.kind is not End.PREEMPTED
             for job in self._roster.active(record.worker.id):
                 self._after_end(job, record.worker.id, observation.end)
             # All of its jobs have other attempts now, or none; in the journal.
@@ -126,6 +128,8 @@ class Intake:
         if report.number:
             # Written with what follows from the report, in one transaction; so it is never taken in twice.
             job.progress = replace(job.progress, attempt=report.attempt, report_number=report.number)
+        if not isinstance(report, LogReport | ResumeReport) and report.usage is not None:
+            job.progress = replace(job.progress, ledger=job.progress.ledger.heard(report.attempt, report.usage))
         match report:
             case StepReport():
                 self._num_fruitless[job.id] = 0
@@ -151,7 +155,7 @@ class Intake:
             case LogReport():
                 self._lives.log(job, report.message)
             case CheckpointReport():
-                self._lives.commit_checkpoint(job, report.record)
+                self._lives.commit_checkpoint(job, report.record, seconds=report.seconds)
                 self._survey.saved(job)
             case ResumeReport():
                 last_logged = report.progress.train_loss
@@ -160,6 +164,7 @@ class Intake:
                     train_loss=job.progress.train_loss if last_logged is None else last_logged,
                     attempt=job.progress.attempt,
                     report_number=job.progress.report_number,
+                    ledger=job.progress.ledger,
                 )
                 self._survey.resumed(job)
                 self._lives.resume(job, report)

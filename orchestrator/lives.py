@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Protocol, TypeVar
 
 from jobs.checkpoints import DiskFullError
@@ -12,6 +12,7 @@ from jobs.records import (
     ALLOWED_TRANSITIONS,
     BadCheckpoint,
     CheckpointRecord,
+    Desired,
     EvalReport,
     Event,
     Job,
@@ -27,6 +28,9 @@ from workers.retention import superseded
 
 UNPUBLISHED = "unpublished"
 """Setting of the journal: finished adapters that are still to be published, by job id."""
+
+LOST = "worker_lost"
+"""Reason of the end of an attempt whose worker is gone."""
 
 _RETRY_SECONDS = 1.0
 _PROGRESS_SECONDS = 5.0
@@ -87,6 +91,7 @@ class Lives:
         sleep: Callable[[float], None] = time.sleep,
         warn: Callable[[str], None] = lambda _: None,
         history: MetricsHistory | None = None,
+        on_checkpoint: Callable[[CheckpointRecord, float], None] = lambda _record, _seconds: None,
     ) -> None:
         """Write to an open journal.
 
@@ -98,6 +103,7 @@ class Lives:
             sleep: Waits for room on a full disk.
             warn: Tells a person, at once, why nothing goes on.
             history: Takes what jobs measure into the journal too.
+            on_checkpoint: Told of every checkpoint that counts now, and how long it took.
         """
         self._journal = journal
         self._files = files
@@ -107,16 +113,17 @@ class Lives:
         self._warn = warn
         self._recorded_at = 0.0
         self._history = history
+        self._on_checkpoint = on_checkpoint
         if history is not None:
             self._listeners.append(history)
 
     def start_attempt(self, job: Job, worker_id: str, message: str) -> None:
         """Hand a job to a worker; the attempt's number is in the job then."""
         self._require(job, JobState.STARTING)
+        at = self._now()
+        self._keep_time(job, JobState.STARTING, at)
         number, event = self._durably(
-            lambda: self._journal.start_attempt(
-                job.id, worker_id=worker_id, reason="placed", message=message, at=self._now()
-            )
+            lambda: self._journal.start_attempt(job.id, worker_id=worker_id, reason="placed", message=message, at=at)
         )
         job.attempt, job.worker_id = number, worker_id
         self._tell(job, event)
@@ -124,6 +131,10 @@ class Lives:
     def end_attempt(self, job: Job, state: JobState, reason: str, message: str, *, charged: bool = False) -> None:
         """Take a job back from its worker, to be tried again."""
         self._require(job, state)
+        at = self._now()
+        if charged or reason == LOST:
+            job.progress = replace(job.progress, ledger=job.progress.ledger.lost())
+        self._keep_time(job, state, at)
         event = self._durably(
             lambda: self._journal.end_attempt(
                 job.id,
@@ -131,8 +142,9 @@ class Lives:
                 state=state,
                 reason=reason,
                 message=message,
-                at=self._now(),
+                at=at,
                 charged=charged,
+                progress=job.progress,
             )
         )
         job.num_charged += charged
@@ -150,6 +162,8 @@ class Lives:
     ) -> None:
         """Change a job's state. One that ends the job ends its attempt too."""
         self._require(job, state)
+        at = self._now()
+        self._keep_time(job, state, at)
         event = self._durably(
             lambda: self._journal.change(
                 job.id,
@@ -157,7 +171,7 @@ class Lives:
                 state=state,
                 reason=reason,
                 message=message,
-                at=self._now(),
+                at=at,
                 charged=charged,
                 progress=job.progress,
             )
@@ -173,21 +187,22 @@ class Lives:
         """
         self._require(job, JobState.SUCCEEDED)
         record = artifact_record(job.id, job.attempt, artifact, self._files)
+        at = self._now()
+        self._keep_time(job, JobState.SUCCEEDED, at)
         event = self._durably(
-            lambda: self._journal.commit_artifact(
-                record, message=message, at=self._now(), reason=reason, progress=job.progress
-            )
+            lambda: self._journal.commit_artifact(record, message=message, at=at, reason=reason, progress=job.progress)
         )
         job.artifact = artifact
         self._tell(job, event)
 
-    def commit_checkpoint(self, job: Job, record: CheckpointRecord) -> None:
+    def commit_checkpoint(self, job: Job, record: CheckpointRecord, *, seconds: float = 0.0) -> None:
         """Make it the one to go on from, and let go of those beyond `save_total_limit`. Twice is once."""
         if record in job.checkpoints:
             return
         keep = job.spec.training.save_total_limit
         self._durably(lambda: self._journal.commit_checkpoint(record, progress=job.progress))
         job.checkpoints = (record, *job.checkpoints)
+        self._on_checkpoint(record, seconds)
         old = superseded(job.checkpoints, keep)
         if old:
             self._durably(lambda: self._journal.forget_checkpoints(job.id, [one.folder for one in old]))
@@ -247,6 +262,17 @@ class Lives:
         if event is not None:
             for listener in self._listeners:
                 listener.on_event(job, event)
+
+    def _keep_time(self, job: Job, state: JobState, at: float) -> None:
+        """Begin or end the waiting that a job's ledger tells of."""
+        ledger = job.progress.ledger
+        if state is JobState.RUNNING:
+            ledger = ledger.runs(at)
+        elif state.is_terminal or (state is JobState.PAUSED and job.desired is Desired.PAUSE):
+            ledger = ledger.goes_on(at)
+        else:
+            ledger = ledger.waits(at)
+        job.progress = replace(job.progress, ledger=ledger)
 
     def _tell(self, job: Job, event: Event) -> None:
         job.state, job.reason, job.message = event.state, event.reason, event.message

@@ -199,6 +199,7 @@ class Placing:
                     spec=job.spec,
                     attempt=job.attempt,
                     checkpoints=job.checkpoints,
+                    ledger=job.progress.ledger,
                     priority=job.priority,
                 )
             )

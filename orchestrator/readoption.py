@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol
 
@@ -55,6 +56,7 @@ def readopt(
                 reason="worker_lost",
                 message=f"its worker {job.worker_id} was gone when the service came back",
                 at=at,
+                progress=replace(job.progress, ledger=job.progress.ledger.lost().waits(at)),
             )
         elif not job.attempt_is_open and job.state is JobState.RECOVERING:
             journal.change(

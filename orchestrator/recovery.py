@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from jobs.errors import Problem, SpecError
+from jobs.ledger import Ledger
 from jobs.loading import LoadedSpec, locate
 from jobs.records import Job, JobProgress, JobState
 from orchestrator.journal import Journal, JournaledJob
@@ -41,6 +42,7 @@ def end_open_attempts(journal: Journal, files: OutputDirectory, *, at: float) ->
                 reason="driver_lost",
                 message="the run that trained it died",
                 at=at,
+                progress=replace(job.progress, ledger=job.progress.ledger.lost().waits(at)),
             )
         elif job.state is not JobState.PENDING:
             journal.change(
@@ -110,11 +112,14 @@ def take_up(loaded: Sequence[LoadedSpec], journal: Journal, files: OutputDirecto
                     attempt=before.attempt,
                     num_charged=before.num_charged,
                     checkpoints=before.checkpoints,
-                    progress=before.progress,
+                    # Nobody waited while no run was there.
+                    progress=replace(
+                        before.progress, ledger=replace(before.progress.ledger, waiting_since_unix_seconds=at)
+                    ),
                 )
             )
         else:
-            job = Job(id=journal.free_id(name), spec=one.spec)
+            job = Job(id=journal.free_id(name), spec=one.spec, progress=JobProgress(ledger=Ledger().waits(at)))
             new.add(job.id)
             jobs.append(job)
     if problems:

@@ -20,6 +20,8 @@ class WorkerRecord:
     status: WorkerStatus | None = None
     ended: str | None = None
     """Why it is no more: `None` while it lives."""
+    is_lost: bool = False
+    """It has ended, and not on our word."""
     heard: int = 0
     """Number of its last report that was taken in."""
     acknowledged: int = 0

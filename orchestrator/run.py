@@ -23,6 +23,9 @@ from orchestrator.interruption import GRACE_SECONDS, Interrupted, Interruption
 from orchestrator.journal import Journal, Submission
 from orchestrator.live import LiveTable, PlainLines
 from orchestrator.lives import Lives
+from orchestrator.monitoring.exporter import Monitoring
+from orchestrator.monitoring.figures import Surveyor
+from orchestrator.monitoring.scraping import scraped
 from orchestrator.output_directory import OutputDirectory
 from orchestrator.plots import plot_losses
 from orchestrator.recovery import end_open_attempts, take_up
@@ -30,6 +33,7 @@ from orchestrator.retries import LEASE_SECONDS
 from orchestrator.scheduler import Scheduler
 from orchestrator.summary import RunSummary, summarise
 from orchestrator.token_budget import fixed_token_budget
+from orchestrator.trackers.feed import Trackers
 from workers.estimate import Estimate
 from workers.preflight import Preflight
 from workers.settings import WorkerSettings
@@ -52,6 +56,8 @@ class RunOptions:
     in_process: bool = False
     token_budget: int | None = None
     """Tokens that a pack of several jobs may hold; found from the memory of the devices where `None`."""
+    metrics_port: int | None = None
+    """Port of the loopback that Prometheus may scrape; none where `None`."""
     grace_seconds: float = GRACE_SECONDS
     """For saving all jobs after SIGINT or SIGTERM."""
     lease_seconds: float = LEASE_SECONDS
@@ -139,11 +145,21 @@ def _train(
     view: LiveTable | PlainLines = LiveTable(console) if console.is_terminal else PlainLines(console)
     with ExitStack() as stack:
         interruption = stack.enter_context(Interruption(grace_seconds=options.grace_seconds))
+        monitoring = Monitoring()
+        if options.metrics_port is not None:
+            stack.enter_context(scraped(monitoring.registry, options.metrics_port))
+            journal.on_commit = monitoring.recorder.committed
+        surveyor = Surveyor(monitoring.recorder.grad_norm)
+        for job in jobs:
+            monitoring.recorder.submitted(job.queue)
+        trackers = Trackers(files.root / "trackers", files.on_log)
+        stack.callback(trackers.close)
         lives = Lives(
             journal,
             files.job_files,
-            [files, view],
+            [files, view, monitoring.recorder, trackers],
             warn=lambda message: console.print(Text(message, style="yellow"), soft_wrap=True),
+            on_checkpoint=monitoring.recorder.on_checkpoint,
         )
         waiting = console.status("starting workers") if console.is_terminal else nullcontext()
         with waiting:
@@ -161,6 +177,9 @@ def _train(
             while not scheduler.is_done and interruption.requested is None:
                 scheduler.tick(_TICK_SECONDS)
                 refresh()
+                if options.metrics_port is not None:
+                    monitoring.recorder.turned(scheduler.tick_seconds)
+                    monitoring.figures = surveyor.take(scheduler, count_jobs=True)
         except Interrupted:
             if interruption.is_urgent:
                 raise

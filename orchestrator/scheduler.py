@@ -84,6 +84,8 @@ class Scheduler:
             if job.worker_id in alive:
                 # The scheduler before this one may have died before it could say so.
                 cluster.prioritise(job.worker_id, job.id, job.priority)
+        self.tick_seconds = 0.0
+        """That the last turn took, waiting for workers left out."""
         self._intent = Intent(self._roster, cluster, lives)
         publications = Publications(self._roster, lives, publish, now)
         self._intake = Intake(self._roster, cluster, lives, self._survey, publications=publications, now=now)
@@ -120,15 +122,20 @@ class Scheduler:
 
     def tick(self, timeout_seconds: float = 0.0) -> None:
         """One turn. Waits for news at most `timeout_seconds`."""
+        began = time.perf_counter()
         self._intake.recover()
         self._intent.follow()
         self._placing.place()
         self._placing.rebalance()
-        for observation in self._cluster.poll(timeout_seconds):
+        decided = time.perf_counter()
+        observations = self._cluster.poll(timeout_seconds)
+        heard = time.perf_counter()
+        for observation in observations:
             self._intake.observe(observation)
         self._placing.give_back()
         if self._lives.record_progress(list(self._roster.trained)):
             self._intake.acknowledge()
+        self.tick_seconds = decided - began + time.perf_counter() - heard
 
     def preempt(self, grace_seconds: float, message: str) -> None:
         """Let all workers save their jobs where they stand, and take the jobs back. Nothing is placed any more.

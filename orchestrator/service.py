@@ -11,7 +11,7 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,7 +23,7 @@ from rich.text import Text
 
 from jobs.checkpoints import DiskFullError
 from jobs.errors import LoraloomError, WorkerError
-from jobs.records import Job, JobState
+from jobs.records import Job, JobProgress, JobState
 from jobs.spec import JobSpec
 from jobs.view import ClusterView
 from orchestrator.api.address import Address
@@ -38,6 +38,9 @@ from orchestrator.interruption import GRACE_SECONDS, Interrupted, Interruption
 from orchestrator.journal import Journal, JournaledJob
 from orchestrator.lives import UNPUBLISHED, Lives
 from orchestrator.metrics_history import MetricsHistory
+from orchestrator.monitoring.exporter import Monitoring
+from orchestrator.monitoring.figures import Surveyor
+from orchestrator.monitoring.targets import announce
 from orchestrator.output_directory import OutputDirectory
 from orchestrator.readoption import Adopting, readopt
 from orchestrator.retries import LEASE_SECONDS
@@ -45,6 +48,7 @@ from orchestrator.roster import Unpublished
 from orchestrator.scheduler import Scheduler
 from orchestrator.snapshot import PolicySettings, Queue
 from orchestrator.token_budget import token_budget
+from orchestrator.trackers.feed import Trackers
 from workers.estimate import Estimate
 from workers.settings import WorkerSettings
 from workers.store_access import is_in_process
@@ -89,6 +93,8 @@ class ServeOptions:
     queues: tuple[Queue, ...] = ()
     largest_device_bytes: int = 0
     """Of the devices that can ever join; 0 where the operator does not say."""
+    prometheus_dir: Path | None = None
+    """Folder that Prometheus watches for services; `prometheus` in the data directory where `None`."""
     grace_seconds: float = GRACE_SECONDS
     lease_seconds: float = LEASE_SECONDS
 
@@ -116,7 +122,9 @@ def serve(options: ServeOptions, console: Console) -> None:
             options.data_dir, storage_uri=options.storage_uri, name_of=lambda job: job.id, staging=_STAGING
         )
         stack.callback(files.close)
-        service = _Service(options, journal, files, console)
+        monitoring = Monitoring(lambda: _by_queue(journal.counts_by_state_and_queue()))
+        journal.on_commit = monitoring.recorder.committed
+        service = _Service(options, journal, files, console, monitoring)
         address = Address(host=options.host, names=options.names)
         app = build_app(
             journal,
@@ -126,12 +134,14 @@ def serve(options: ServeOptions, console: Console) -> None:
             tokens=Tokens.read(options.token_file, warn=service.say) if options.token_file is not None else None,
             roots=options.roots,
             cluster=lambda: service.view,
+            registry=monitoring.registry,
             log_path=files.log_of,
             open_artifact=files.job_files.open,
         )
         server = HttpServer(app, options.host, options.port)
         interruption = stack.enter_context(Interruption(grace_seconds=options.grace_seconds))
         stack.enter_context(server)
+        service.announce(server.url)
         console.print(Text(f"serving at {server.url}, data in {files.root}"), soft_wrap=True)
         service.run(interruption)
 
@@ -139,18 +149,31 @@ def serve(options: ServeOptions, console: Console) -> None:
 class _Service:
     """The part that decides: one thread, which owns the scheduler."""
 
-    def __init__(self, options: ServeOptions, journal: Journal, files: OutputDirectory, console: Console) -> None:
+    def __init__(
+        self,
+        options: ServeOptions,
+        journal: Journal,
+        files: OutputDirectory,
+        console: Console,
+        monitoring: Monitoring,
+    ) -> None:
         self.wake = threading.Event()
         self.view: ClusterView | None = None
         self._options = options
         self._journal = journal
         self._files = files
         self._console = console
+        self._monitoring = monitoring
+        self._surveyor = Surveyor(monitoring.recorder.grad_norm)
+        self._trackers = Trackers(files.root / "trackers", files.on_log)
         self._checker = Checker()
         self._daemon: RayDaemon | None = None
+        self._may_train = False
+        """Whether an earlier service may have left workers that train."""
         self._viewer = Viewer("nothing yet")
         self._id = journal.fix_setting(_SERVICE_ID, secrets.token_hex(6))
         self._sequence = 0
+        self._last_submitted = journal.num_submitted()
         self._budget = options.token_budget or journal.setting(_TOKEN_BUDGET)
         self._remembered: dict[str, Any] = {}
         """As the journal has it."""
@@ -159,20 +182,31 @@ class _Service:
         self._said: dict[str, str] = {}
         """Reasons for waiting, as the journal has them."""
 
+    def announce(self, url: str) -> None:
+        """Let Prometheus find it."""
+        folder = self._options.prometheus_dir or self._files.root / "prometheus"
+        try:
+            announce(folder, self._id, url.rpartition("/")[2])
+        except OSError as error:
+            self.say(f"Prometheus cannot be told of this service: {folder}: {error.strerror}")
+
     def run(self, interruption: Interruption) -> None:
         """Until a signal comes; then everything is saved within the grace."""
         # Before Ray is there nothing trains, and whatever is broken off is begun again.
         cluster = self._cluster()
+        is_to_end = not self._may_train
         lives = Lives(
             self._journal,
             self._files.job_files,
-            [self._files],
+            [self._files, self._monitoring.recorder, self._trackers],
             warn=self.say,
+            on_checkpoint=self._monitoring.recorder.on_checkpoint,
             history=MetricsHistory(self._journal),
         )
         try:
             self._files.job_files.claim(self._id)
             scheduler = self._take_over(cluster, lives)
+            is_to_end = False
             interruption.breaks_off = lambda: cluster.is_interruptible
             try:
                 while interruption.requested is None:
@@ -181,11 +215,13 @@ class _Service:
                 if interruption.is_urgent:
                     raise
             self._drain(scheduler, interruption)
+        except Interrupted:
+            is_to_end = True
+            raise
         finally:
             self._checker.close()
-            with suppress(Exception):
-                cluster.shutdown()
-            self._stop_ray()
+            self._trackers.close()
+            self._let_go(cluster, is_to_end=is_to_end)
 
     def _cluster(self) -> ServiceCluster:
         options = self._options
@@ -197,6 +233,7 @@ class _Service:
             return InProcessCluster(host_devices(options.workers or 1))
         # Says which Ray is meant before anything imports it.
         self._daemon = RayDaemon(self._files.root) if options.ray_address is None else None
+        self._may_train = self._daemon is None or self._daemon.find() is not None
         from orchestrator.clusters.ray_nodes import WorkerResources
         from orchestrator.clusters.ray_service import RayService
 
@@ -209,8 +246,12 @@ class _Service:
             lease_seconds=options.lease_seconds,
         )
 
-    def _stop_ray(self) -> None:
-        if self._daemon is not None:
+    def _let_go(self, cluster: ServiceCluster, *, is_to_end: bool) -> None:
+        """End all workers and a Ray of our own; or, where nobody has asked for that, leave them to the next service."""
+        disconnect = getattr(cluster, "disconnect", None)
+        with suppress(Exception):
+            cluster.shutdown() if is_to_end or disconnect is None else disconnect()
+        if is_to_end and self._daemon is not None:
             with suppress(LoraloomError, OSError):
                 self._daemon.stop()
 
@@ -289,7 +330,7 @@ class _Service:
             attempt=found.attempt,
             num_charged=found.num_charged,
             checkpoints=found.checkpoints,
-            progress=found.progress,
+            progress=_waiting(found),
             artifact=found.artifact,
         )
         job.priority, job.queue = found.priority, found.queue
@@ -314,12 +355,15 @@ class _Service:
         scheduler.tick(_TICK_SECONDS if has_workers else 0.0)
         if not has_workers:
             self.wake.wait(_TICK_SECONDS)
+        self._monitoring.recorder.turned(scheduler.tick_seconds)
         self._look_after(scheduler, cluster)
         now = time.monotonic()
         if now - self._viewed_at >= _VIEW_SECONDS:
             self._viewed_at = now
             budget = self._budget or WorkerSettings(staging_dir=self._files.staging).token_budget
             self.view = self._viewer.view(scheduler, cluster.devices(), budget)
+            self._monitoring.figures = self._surveyor.take(scheduler, self.view)
+            self._trackers.pass_on()
         if now - self._reasoned_at >= _REASONS_SECONDS:
             self._reasoned_at = now
             self._write_reasons(scheduler)
@@ -333,6 +377,9 @@ class _Service:
         while True:
             changed = self._journal.changed_since(self._sequence)
             for found in changed.jobs:
+                if found.submitted > self._last_submitted:
+                    self._last_submitted = found.submitted
+                    self._monitoring.recorder.submitted(found.queue)
                 job = scheduler.jobs.get(found.id)
                 if job is not None and job.state.is_terminal and not found.state.is_terminal:
                     scheduler.forget_ended()
@@ -423,3 +470,15 @@ class _Service:
 def _where(jobs: Sequence[Job]) -> str:
     going_on = sum(not job.state.is_terminal for job in jobs)
     return f"{going_on} {'job goes' if going_on == 1 else 'jobs go'} on when it is started again"
+
+
+def _by_queue(counts: Mapping[tuple[JobState, str], int]) -> dict[tuple[str, JobState], int]:
+    return {(queue, state): number for (state, queue), number in counts.items()}
+
+
+def _waiting(found: JournaledJob) -> JobProgress:
+    """How far a job is; one that waits does so since it was submitted, or since somebody asked for another try."""
+    if found.state is not JobState.PENDING:
+        return found.progress
+    since = found.submitted_unix_seconds if found.attempt == 0 else time.time()
+    return replace(found.progress, ledger=found.progress.ledger.waits(since))

@@ -1,6 +1,7 @@
 """The finished adapter as a folder that PEFT opens: weights, config, model card, manifest with hashes.
 
-Byte-stable: equal weights and spec give equal files. Written into a staging folder; publishing it is the scheduler's.
+Byte-stable: equal weights and spec give equal files, but for the manifest's `ledger`, which tells times.
+Written into a staging folder; publishing it is the scheduler's.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from jobs.artifacts import MANIFEST
+from jobs.ledger import Ledger
 from jobs.records import BaseKey, EvalReport, StepReport
 from jobs.spec import JobSpec
 from workers.adapter import Adapter
@@ -44,6 +46,8 @@ class Provenance:
     last_step: StepReport | None
     first_eval: EvalReport | None
     last_eval: EvalReport | None
+    ledger: Ledger
+    """What it has cost, this attempt included."""
 
 
 def export(adapter: Adapter, shapes: Mapping[str, LinearShape], source: Provenance, folder: Path) -> None:
@@ -134,7 +138,9 @@ def _manifest(source: Provenance, hashes: Mapping[str, str], adapter: Adapter) -
         },
         "data": {"train_sha256": source.train_fingerprint, "eval_sha256": source.eval_fingerprint},
         "trainable_parameters": adapter.num_parameters,
+        "vllm_command": vllm_command(source, adapter.targets),
         "metrics": metrics(source),
+        "ledger": source.ledger.figures(at=0.0),
         "num_threads": source.num_threads,
         "versions": {name: version(name) for name in ("loraloom", "torch", "transformers", "datasets", "safetensors")},
         "files": dict(hashes),

@@ -43,6 +43,8 @@ class Saved:
 
     job_id: str
     record: CheckpointRecord | None = None
+    seconds: float = 0.0
+    """Copying and writing it."""
     error: Exception | None = None
     """Set where there is no record."""
 
@@ -65,7 +67,8 @@ class _Enrolled:
     peft_config: Mapping[str, Any]
     saved_at: Position = (0, 0)
     """Where its newest checkpoint stands; a fresh job can be had again for nothing."""
-    under_way: Future[CheckpointRecord] | None = None
+    under_way: Future[tuple[CheckpointRecord, float]] | None = None
+    """Ends with the record and the seconds that it took."""
     position: Position = (0, 0)
     """Of what is under way."""
     held_for: DiskFullError | StoreError | None = None
@@ -217,7 +220,8 @@ class JobSaver:
                 continue
             job.under_way = None
             try:
-                results.append(Saved(job_id=one, record=future.result()))
+                record, seconds = future.result()
+                results.append(Saved(job_id=one, record=record, seconds=seconds))
                 job.saved_at, job.held_for = job.position, None
             except Exception as error:
                 results.append(Saved(job_id=one, error=error))
@@ -290,15 +294,18 @@ class JobSaver:
 
     def _begin(self, run: JobRun, job: _Enrolled) -> None:
         assert self._root is not None
+        began = time.monotonic()
         snapshot = capture(run, identity=job.identity, surroundings=self._surroundings, peft_config=job.peft_config)
+        copied_seconds = time.monotonic() - began
         job.position = (snapshot.standing.step, snapshot.standing.micro_batch)
-        job.under_way = self._writer.submit(self._write, snapshot, self._root / run.job_id)
+        job.under_way = self._writer.submit(self._write, snapshot, self._root / run.job_id, copied_seconds)
 
-    def _write(self, snapshot: JobSnapshot, folder: Path) -> CheckpointRecord:
+    def _write(self, snapshot: JobSnapshot, folder: Path, copied_seconds: float) -> tuple[CheckpointRecord, float]:
+        began = time.monotonic()
         record = self._save(snapshot, folder)
         if self._storage is not None:
             self._storage.keep(record, folder)
-        return record
+        return record, copied_seconds + time.monotonic() - began
 
 
 def surroundings(device: torch.device, num_threads: int) -> Surroundings:

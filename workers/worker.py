@@ -12,21 +12,24 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import torch
 
 from jobs.checkpoints import DiskFullError
 from jobs.errors import JobError, LoraloomError, StoreError
+from jobs.ledger import Ledger
 from jobs.records import (
     Assignment,
     BaseKey,
     CheckpointReport,
+    EvalReport,
     JobState,
     LogReport,
     Report,
     StateReport,
     StepReport,
+    WorkerCounters,
     WorkerStatus,
 )
 from jobs.spec import JobSpec
@@ -35,14 +38,18 @@ from workers.adapter import initialise
 from workers.admission import Admission
 from workers.base_model import BaseModel, load_tokenizer
 from workers.dataset import JobData, load_job_data
+from workers.device_gauges import DeviceGauges, matrix_flops_per_second
+from workers.flops import FlopCount
 from workers.job_run import JobRun
 from workers.object_store import ObjectStore
 from workers.pack_runner import Member, PackRunner, Taken
+from workers.pack_times import BUCKETS_SECONDS
 from workers.publishing import discard
 from workers.rounds import Rounds
 from workers.saving import JobSaver, Saved, surroundings
 from workers.settings import WorkerSettings
 from workers.storage import Storage
+from workers.usage import Accounts
 
 _IDLE_SECONDS = 0.1
 """Between two looks for room on the disk, or at the store, while every job waits for it."""
@@ -103,6 +110,10 @@ class Worker:
         """Of jobs, where they are not as in their specs."""
         self._handing_back: set[str] = set()
         """Jobs that stand still and leave as soon as they are saved."""
+        self._accounts = Accounts()
+        self._ledgers: dict[str, Ledger] = {}
+        """What the jobs that are here have cost before."""
+        self._checkpoint_failures = 0
 
     @property
     def base(self) -> BaseModel:
@@ -131,6 +142,9 @@ class Worker:
             self.device,
             token_budget=self.settings.token_budget,
             num_measured=self.settings.num_measured_packs,
+            flops=FlopCount.of(base),
+            accounts=self._accounts,
+            is_padded=base.layout == "padded",
             here=self._runs,
             priorities=self._priorities,
             take_in=self._report,
@@ -143,6 +157,8 @@ class Worker:
             surroundings(self.device, self._lane_threads),
             storage=self._storage,
         )
+        self._gauges = DeviceGauges(self.device)
+        self._matrix_flops_per_second = matrix_flops_per_second(self.device, base.dtype)
         self._base = base
         self._started = time.monotonic()
 
@@ -170,6 +186,7 @@ class Worker:
         """Queue jobs. They are admitted, in this order, at the next step boundary at which they fit."""
         for assignment in assignments:
             self._attempts[assignment.job_id] = assignment.attempt
+            self._accounts.begin(assignment.job_id)
             if assignment.priority is not None:
                 self._priorities[assignment.job_id] = assignment.priority
             self._waiting.append(assignment)
@@ -188,12 +205,14 @@ class Worker:
             run = self._admission.take(job_id)
         if run is not None:
             self._runner.forget(job_id)
+            self._rounds.forget(job_id)
             self._saver.forget(job_id)
             if run.adapter.factors.slot is not None:
                 run.adapter.factors.slot.give_back()
         self._paused.pop(job_id, None)
         self._failing.pop(job_id, None)
         self._handing_back.discard(job_id)
+        self._ledgers.pop(job_id, None)
         self._priorities.pop(job_id, None)
         return had
 
@@ -231,16 +250,20 @@ class Worker:
             What happened, in order. Errors of a job end that job and are reported, never raised.
         """
         began = self._last_sign = time.monotonic()
+        self._accounts.start()
         self._admit()
         with self._boundary:
             members = self._members() if not self._preempted else []
+        round_began = time.monotonic()
         for pack in self._rounds.packs(members):
             with self._boundary:
                 if self._preempted:
                     break
                 self._rounds.run(pack)
             self._last_sign = time.monotonic()
-        self._busy_seconds += time.monotonic() - began
+        ended = time.monotonic()
+        self._accounts.round_took([member.run.job_id for member in members], ended - round_began)
+        self._busy_seconds += ended - began
         with self._boundary:
             if not self._preempted:
                 training = [run for run in self._runs.values() if not self._is_ending(run.job_id)]
@@ -266,6 +289,7 @@ class Worker:
                 work = run.next_work()
                 if work is None:
                     self._finish(run)
+                    self._accounts.charge({run.job_id: 1})
                 else:
                     members.append(Member(run, work))
         return members
@@ -292,10 +316,21 @@ class Worker:
     def _told(self) -> list[Report]:
         """The reports so far, stamped with the attempts that they are of."""
         reports, self._reports = self._reports, []
-        return [
-            one if isinstance(one, CheckpointReport) else replace(one, attempt=self._attempts[one.job_id])
-            for one in reports
-        ]
+        told = [self._stamped(one) for one in reports]
+        self._accounts.keep_only({*self._runs, *(assignment.job_id for assignment in self._waiting)})
+        return told
+
+    def _stamped(self, report: Report) -> Report:
+        attempt = self._attempts[report.job_id]
+        match report:
+            case CheckpointReport():
+                # One of an earlier attempt here, which has no account any more.
+                mine = report.attempt == attempt
+                return replace(report, usage=self._accounts.usage(report.job_id)) if mine else report
+            case StepReport() | EvalReport() | StateReport():
+                return replace(report, attempt=attempt, usage=self._accounts.usage(report.job_id))
+            case _:
+                return replace(report, attempt=attempt)
 
     def status(self) -> WorkerStatus:
         """Where the worker stands."""
@@ -308,7 +343,23 @@ class Worker:
             evaluating=tuple(run.job_id for run in self._runs.values() if run.is_evaluating),
             busy_seconds=self._busy_seconds,
             wall_seconds=time.monotonic() - self._started if self._started is not None else 0.0,
-            tokens=self._rounds.tokens if self._base is not None else 0,
+            tokens=self._rounds.totals.tokens if self._base is not None else 0,
+            counters=self._counters() if self._base is not None else WorkerCounters(),
+        )
+
+    def _counters(self) -> WorkerCounters:
+        totals = asdict(self._rounds.totals)
+        del totals["tokens"]
+        times = self._accounts.times
+        return WorkerCounters(
+            **totals,
+            pack_seconds=times.seconds,
+            pack_counts=tuple(times.counts),
+            pack_bounds=BUCKETS_SECONDS,
+            checkpoint_failures=self._checkpoint_failures,
+            matrix_flops_per_second=self._matrix_flops_per_second,
+            memory_bytes=self._gauges.memory_bytes,
+            device_utilization=self._gauges.utilization,
         )
 
     def runs(self) -> dict[str, JobRun]:
@@ -331,6 +382,8 @@ class Worker:
                     self._begin(run, assignment)
             except Exception as error:
                 self._fail(assignment.job_id, error)
+            finally:
+                self._accounts.charge({assignment.job_id: 1})
 
     def _begin(self, run: JobRun, assignment: Assignment) -> None:
         """Let a prepared job run: from its start, or from its newest good checkpoint."""
@@ -339,6 +392,7 @@ class Worker:
         self._waiting.popleft()
         self._admission.take(run.job_id)
         self._runs[run.job_id] = run
+        self._ledgers[run.job_id] = assignment.ledger.goes_on(time.time())
         notes = [*run.data.notes]
         if run.spec.training.gradient_checkpointing and not self.base.can_checkpoint:
             notes.append(
@@ -361,8 +415,11 @@ class Worker:
         """Report what came of saves; who could not be saved ends, or waits for room."""
         for one in saved:
             if one.record is not None:
-                self._reports.append(CheckpointReport(record=one.record))
-            elif self._preempted:
+                self._accounts.saved(one.job_id, one.seconds)
+                self._reports.append(CheckpointReport(record=one.record, seconds=one.seconds))
+                continue
+            self._checkpoint_failures += one.error is not None
+            if self._preempted:
                 self._reports.append(LogReport(job_id=one.job_id, message=f"could not be saved: {one.error}"))
             elif one.error is not None:
                 self._fail(one.job_id, one.error)
@@ -412,6 +469,7 @@ class Worker:
             last_step=run.last_step,
             first_eval=run.first_eval,
             last_eval=run.last_eval,
+            ledger=self._ledgers[run.job_id].heard(self._attempts[run.job_id], self._accounts.usage(run.job_id)),
         )
         folder = self.settings.staging_dir / run.job_id
         if self._storage is not None:

@@ -12,6 +12,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from dashboards.metric_table import BY_NAME
 from orchestrator.api.operator_models import Health
 
 NotReady = Callable[[], str | None]
@@ -49,12 +50,9 @@ class RequestTimes:
 
     def __init__(self, app: ASGIApp, *, registry: CollectorRegistry) -> None:
         self._app = app
+        metric = BY_NAME["http_request_duration_seconds"]
         self._seconds = Histogram(
-            "loraloom_http_request_duration_seconds",
-            "Time from a request to the beginning of its answer",
-            ("method", "route", "status"),
-            registry=registry,
-            buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.5, 1, 2.5, 5, 10),
+            metric.full_name, metric.help, metric.labels, registry=registry, buckets=metric.buckets
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

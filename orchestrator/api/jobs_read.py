@@ -19,6 +19,7 @@ from orchestrator.api.models import (
     JobDetail,
     JobItem,
     JobPage,
+    LedgerItem,
     MetricItem,
     MetricPage,
     Progress,
@@ -68,13 +69,13 @@ def routes(service: Service) -> APIRouter:
             descending=sort.startswith("-"),
         )
         page = reader.page(which, after=after, limit=limit)
-        return JobPage(jobs=[item(job) for job in page.items], after=page.after)
+        return JobPage(jobs=[item(job, service.now()) for job in page.items], after=page.after)
 
     @router.get("/jobs/{job_id}", responses=problems(404, 409), summary="One job with all that is known of it")
     def one(job_id: JobId) -> JobDetail:
         """By its id, or by a name that it alone bears."""
         job = reader.job(job_id)
-        return detail(job, reader.attempts(job.id))
+        return detail(job, reader.attempts(job.id), service.now())
 
     @router.get("/jobs/{job_id}/events", responses=problems(404, 409), summary="What happened to a job")
     def events(job_id: JobId, after: After = 0, limit: Limit = 200) -> EventPage:
@@ -127,7 +128,7 @@ def routes(service: Service) -> APIRouter:
             states=dict(Counter(job.state for job in found)),
             varies=varies,
             jobs=[
-                SweepJob(**_shared(job), values={field: values.get(field) for field in varies})
+                SweepJob(**_shared(job, service.now()), values={field: values.get(field) for field in varies})
                 for job, values in zip(found, flat, strict=True)
             ],
         )
@@ -135,15 +136,15 @@ def routes(service: Service) -> APIRouter:
     return router
 
 
-def item(job: JobSummary) -> JobItem:
-    """A job as a list shows it."""
-    return JobItem(**_shared(job))
+def item(job: JobSummary, at: float) -> JobItem:
+    """A job as a list shows it, as of a moment."""
+    return JobItem(**_shared(job, at))
 
 
-def detail(job: JournaledJob, attempts: tuple[Attempt, ...]) -> JobDetail:
-    """A job with all it has."""
+def detail(job: JournaledJob, attempts: tuple[Attempt, ...], at: float) -> JobDetail:
+    """A job with all it has, as of a moment."""
     return JobDetail(
-        **_shared(job),
+        **_shared(job, at),
         spec=dict(job.spec),
         spec_sha256=job.spec_sha256,
         estimate=None if job.estimate is None else dict(job.estimate),
@@ -151,13 +152,17 @@ def detail(job: JournaledJob, attempts: tuple[Attempt, ...]) -> JobDetail:
     )
 
 
-def _shared(job: JobSummary) -> dict[str, Any]:
-    progress = job.progress
-    fields = {name: getattr(job, name) for name in JobItem.model_fields if name not in ("labels", "progress")}
+def _shared(job: JobSummary, at: float) -> dict[str, Any]:
+    progress, ledger = job.progress, job.progress.ledger
+    if job.state is JobState.PENDING:
+        # Nothing was written down of the waiting of a job that was never placed.
+        ledger = ledger.waits(job.submitted_unix_seconds)
+    fields = {name: getattr(job, name) for name in JobItem.model_fields if name not in ("labels", "progress", "ledger")}
     return {
         **fields,
         "labels": dict(job.labels),
         "progress": Progress(**{name: getattr(progress, name) for name in Progress.model_fields}),
+        "ledger": LedgerItem.model_validate(ledger.figures(at)),
     }
 
 

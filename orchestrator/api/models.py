@@ -62,6 +62,27 @@ class Progress(Model):
     """Worker time spent on the job: its share, by tokens, of each pack that it ran in."""
 
 
+class LedgerItem(Model):
+    """What a job has cost and had so far, over all of its attempts; work that was lost and done again counts twice."""
+
+    device_seconds: float
+    """Of its workers' busy time: its share, by tokens, of each pack, and what was done for it alone."""
+    tokens: int
+    """Trained on, without padding."""
+    label_tokens: int
+    """Those among them that have a loss."""
+    padding_tokens: int
+    """Positions computed for nothing."""
+    waiting_seconds: float
+    """In which it was to run and did not."""
+    checkpoint_seconds: float
+    """Spent on its checkpoints, beside the training."""
+    recoveries: int
+    """Attempts lost by an error or with their worker."""
+    slowdown: float | None
+    """How many times longer its rounds took than alone, estimated from measured packs; null before there are any."""
+
+
 class JobItem(Model):
     """A job in a list."""
 
@@ -89,6 +110,8 @@ class JobItem(Model):
     """Number of the latest attempt; 0 before the first."""
     worker_id: str | None
     progress: Progress
+    ledger: LedgerItem
+    """What it has cost so far."""
     artifact: str | None
     """Where the adapter was published."""
 

@@ -37,7 +37,7 @@ def routes(service: Service) -> APIRouter:
     def _answer(job_id: str, *, changed: bool) -> JobDetail:
         if changed:
             service.wake()
-        return detail(reader.job(job_id), reader.attempts(job_id))
+        return detail(reader.job(job_id), reader.attempts(job_id), service.now())
 
     @router.post("/jobs/{job_id}/cancel", summary="Cancel a job")
     def cancel(job_id: JobId, caller: CallerOf) -> JobDetail:

@@ -32,7 +32,7 @@ from orchestrator.commands.output import (
 )
 
 if TYPE_CHECKING:
-    from orchestrator.api.models import CheckpointListing, EventItem, JobDetail, MetricItem
+    from orchestrator.api.models import CheckpointListing, EventItem, JobDetail, LedgerItem, MetricItem
 
 _FOLLOW_PATIENCE_SECONDS = 600.0
 _METRICS = ("epoch", "loss", "learning_rate", "grad_norm", "eval_loss", "eval_exact_match")
@@ -172,12 +172,25 @@ def _facts(job: JobDetail) -> Iterator[tuple[str, str]]:
         yield "step", f"{progress.step} of {progress.total_steps or '?'}{share}, epoch {progress.epoch:.2f}"
         yield "loss", f"train {number(progress.train_loss)}, eval {number(progress.eval_loss)}"
         yield "trained", f"{progress.tokens:,} tokens, {span(progress.busy_seconds)} of a worker's time"
+    if job.attempt:
+        yield from _account(job.ledger)
     if job.worker_id is not None and not job.state.is_terminal:
         yield "worker", job.worker_id
     if job.sweep_id is not None:
         yield "sweep", job.sweep_id
     if job.estimate is not None and isinstance(job.estimate.get("peak_bytes"), int | float):
         yield "takes", f"{size(job.estimate['peak_bytes'])} at most"
+
+
+def _account(ledger: LedgerItem) -> Iterator[tuple[str, str]]:
+    slowdown = f", {ledger.slowdown:.1f} × as long as alone" if ledger.slowdown is not None else ""
+    yield "cost", f"{span(ledger.device_seconds)} of devices in all{slowdown}"
+    prompts = ledger.tokens - ledger.label_tokens
+    yield "tokens", f"{ledger.label_tokens:,} labels, {prompts:,} prompt, {ledger.padding_tokens:,} padding"
+    lost = (
+        f", {ledger.recoveries} {'attempt' if ledger.recoveries == 1 else 'attempts'} lost" if ledger.recoveries else ""
+    )
+    yield "besides", f"{span(ledger.waiting_seconds)} waiting, {span(ledger.checkpoint_seconds)} checkpoints{lost}"
 
 
 def _show_attempts(job: JobDetail) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import sqlite3
 import threading
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,8 @@ class OpenJournal(JournalReader):
             DiskFullError: No room.
         """
         self.path = path
+        self.on_commit: Callable[[float], None] = lambda _seconds: None
+        """Told of the seconds that each transaction took, from having its turn until it was durable."""
         # The database would have them wait as well, but asks again only now and then, and in no order.
         self._turn = threading.Lock()
         try:
@@ -84,8 +87,11 @@ class OpenJournal(JournalReader):
     @contextmanager
     def _writing(self) -> Iterator[Connection]:
         try:
-            with self._turn, self._engine.execution_options(writes=True).begin() as connection:
-                yield connection
+            with self._turn:
+                began = time.perf_counter()
+                with self._engine.execution_options(writes=True).begin() as connection:
+                    yield connection
+                self.on_commit(time.perf_counter() - began)
         except DatabaseError as error:
             if isinstance(error.orig, sqlite3.Error) and error.orig.sqlite_errorcode == sqlite3.SQLITE_FULL:
                 raise DiskFullError(self.path, needed_bytes=None, free_bytes=free_bytes(self.path)) from error

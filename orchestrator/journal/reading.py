@@ -13,7 +13,7 @@ from sqlalchemy.exc import DatabaseError
 
 from jobs.errors import LoraloomError
 from jobs.records import CheckpointRecord, Event, JobState
-from orchestrator.journal import history, listing, pruning, rows, submitting
+from orchestrator.journal import history, listing, overview, pruning, rows, submitting
 from orchestrator.journal.engine import open_engine
 from orchestrator.journal.errors import AmbiguousName, NoSuchJob
 from orchestrator.journal.intent import INTENTS
@@ -166,6 +166,16 @@ class JournalReader:
         with self._reading() as connection:
             return rows.load_jobs(connection, jobs.c.sweep_id == sweep_id)
 
+    def sweeps(self, *, limit: int) -> list[overview.SweepSummary]:
+        """The sweeps that were submitted last, the newest first, at most so many."""
+        with self._reading() as connection:
+            return overview.sweeps(connection, limit)
+
+    def spans(self, *, since: float, limit: int) -> list[overview.Span]:
+        """Who was on which worker since a moment (seconds since the epoch), the newest first, at most so many."""
+        with self._reading() as connection:
+            return overview.spans(connection, since, limit)
+
     def ended(self) -> list[EndedJob]:
         """All jobs that have ended, those that ended first before others."""
         with self._reading() as connection:
@@ -186,6 +196,11 @@ class JournalReader:
         query = select(jobs.c.state, jobs.c.queue, func.count()).group_by(jobs.c.state, jobs.c.queue)
         with self._reading() as connection:
             return {(JobState(state), queue): number for state, queue, number in connection.execute(query)}
+
+    def num_submitted(self) -> int:
+        """Position of the last job in the order of submission; 0 before the first."""
+        with self._reading() as connection:
+            return connection.execute(select(func.max(jobs.c.submitted))).scalar() or 0
 
     def submission(self, key: SubmissionKey) -> list[str] | None:
         """Ids of the jobs that were submitted with a key; `None` where it was not used yet.

@@ -7,6 +7,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, RowMapping, func, literal_column, select
 
+from jobs.ledger import Ledger
 from jobs.records import CheckpointRecord, Desired, Event, JobProgress, JobState
 from orchestrator.journal.records import JobSummary, JournaledJob
 from orchestrator.journal.tables import attempts, checkpoints, jobs
@@ -111,5 +112,7 @@ def _progress(text: str | None) -> JobProgress:
     if text is None:
         return JobProgress()
     # Fields that another version knows and this one does not are for show only.
-    known = JobProgress.__dataclass_fields__
-    return JobProgress(**{name: value for name, value in json.loads(text).items() if name in known})
+    known = {name: value for name, value in json.loads(text).items() if name in JobProgress.__dataclass_fields__}
+    if "ledger" in known:
+        known["ledger"] = Ledger.from_json(known["ledger"])
+    return JobProgress(**known)

@@ -84,6 +84,7 @@ class Journal(AskedJournal):
         message: str,
         at: float,
         charged: bool = False,
+        progress: JobProgress | None = None,
     ) -> Event:
         """Take a job back from an attempt, to be tried again or not. The attempt can commit nothing any more.
 
@@ -95,6 +96,7 @@ class Journal(AskedJournal):
             message: The same for people.
             at: Time of it.
             charged: Whether it counts against the job's restarts.
+            progress: To be kept with it.
 
         Raises:
             StaleAttempt: It is not the current one, or has ended before.
@@ -102,7 +104,8 @@ class Journal(AskedJournal):
         with self._writing() as connection:
             statements.fence(connection, job_id, attempt)
             statements.close_attempt(connection, job_id, attempt, reason, at, charged)
-            return statements.change(connection, job_id, state, reason, message, at)
+            values = {} if progress is None else {"progress": statements.progress_json(progress)}
+            return statements.change(connection, job_id, state, reason, message, at, values)
 
     def change(
         self,

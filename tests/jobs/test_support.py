@@ -28,7 +28,6 @@ ASKING = {
     "output.uri": ["s3://bucket/key"],
     "output.push_to_hub": ["true"],
     "output.hub_model_id": ["me/mine"],
-    "report_to": ["wandb", "[wandb, mlflow]"],
 }
 INERT = {
     "model.load_in_4bit": ["false"],
@@ -44,7 +43,6 @@ INERT = {
     "training.max_skipped_rows": ["0"],
     "scheduling.max_execution_time": ["null"],
     "output.push_to_hub": ["false"],
-    "report_to": ["none", "[]"],
 }
 
 
@@ -87,14 +85,14 @@ def test_values_that_ask_for_nothing_are_accepted(field: str, value: str) -> Non
 def test_defaults_ask_for_nothing_however_the_spec_was_made() -> None:
     spec = JobSpec.model_validate({"name": "a", "model": {"model_name_or_path": "b"}, "datasets": [{"path": "c"}]})
     assert unsupported(spec.model_dump(exclude_unset=True)) == []
-    asking = spec.model_copy(update={"report_to": "wandb"})
-    assert [problem.field for problem in unsupported(asking.model_dump(exclude_unset=True))] == ["report_to"]
+    asking = spec.model_copy(update={"task_type": "SEQ_CLS"})
+    assert [problem.field for problem in unsupported(asking.model_dump(exclude_unset=True))] == ["task_type"]
 
 
 def test_they_come_with_the_other_problems() -> None:
-    found = problems_of(MINIMAL + "lora:\n  use_dora: true\n  r: 0\nreport_to: wandb\n")
+    found = problems_of(MINIMAL + "lora:\n  use_dora: true\n  r: 0\ntask_type: SEQ_CLS\n")
     assert [(problem.field, problem.line) for problem in found] == [
         ("lora.use_dora", 6),
         ("lora.r", 7),
-        ("report_to", 8),
+        ("task_type", 8),
     ]

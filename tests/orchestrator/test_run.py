@@ -75,7 +75,11 @@ def test_two_runs_give_the_same_bytes(tmp_path: Path, write_specs: WriteSpecs) -
     files = [path for path in files if (tmp_path / "one" / path).is_file()]
     assert len(files) == 8
     for path in files:
-        assert (tmp_path / "one" / path).read_bytes() == (tmp_path / "two" / path).read_bytes(), path
+        one, two = ((tmp_path / name / path).read_bytes() for name in ("one", "two"))
+        if path.name == "manifest.json":
+            # What the job has cost is told in seconds.
+            one, two = (json.dumps({**json.loads(content), "ledger": None}).encode() for content in (one, two))
+        assert one == two, path
 
 
 def test_unlike_bases_get_workers_of_their_own(tmp_path: Path, write_specs: WriteSpecs, other_base: Path) -> None:

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from transformers import PreTrainedModel
 
 from jobs.artifacts import verify
+from jobs.ledger import Ledger
 from jobs.records import BaseKey
 from jobs.spec import JobSpec
 from tests.models import make_rows, make_spec, tiny_gpt2, tiny_llama
@@ -63,6 +64,7 @@ CASES = [
 
 def source_of(spec: JobSpec, **changes: Any) -> Provenance:
     return Provenance(
+        ledger=Ledger(),
         **{
             "job_id": "job-1",
             "spec": spec,
@@ -75,7 +77,7 @@ def source_of(spec: JobSpec, **changes: Any) -> Provenance:
             "first_eval": None,
             "last_eval": None,
             **changes,
-        }
+        },
     )
 
 
@@ -159,6 +161,7 @@ def test_verify_gives_the_manifest_of_an_artifact_that_is_as_it_was_written(tmp_
     manifest = verify(tmp_path / "artifact")
     assert set(manifest["files"]) == FILES - {"manifest.json"}
     assert manifest["trainable_parameters"] == adapter.num_parameters
+    assert f"```\n{manifest['vllm_command']}\n```" in (tmp_path / "artifact" / "README.md").read_text(encoding="utf-8")
     assert manifest["spec_sha256"] == spec.spec_sha256()
     assert manifest["base"]["weights_sha256"] == "b" * 64
     assert JobSpec.model_validate(manifest["spec"]) == spec

@@ -1,0 +1,144 @@
+"""A real Prometheus scrapes a real service that trains; every query of every panel and alert is put to it."""
+
+from __future__ import annotations
+
+import math
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from dashboards import generate
+from dashboards.metric_table import TABLE
+from dashboards.panels import Panel, panels
+from jobs.records import JobState
+from orchestrator.client import Client
+from tests.orchestrator.conftest import WriteSpecs, other_base, rows, tiny_base, write_specs
+from tests.orchestrator.served import Served, reasons, states
+from tests.prometheus import Prometheus, program
+
+__all__ = ["other_base", "rows", "tiny_base", "write_specs"]
+
+SHIPPED = Path(generate.__file__).parent / "prometheus"
+LONG = {"max_steps": 1_000_000, "save_steps": 20, "logging_steps": 5, "eval_strategy": "steps", "eval_steps": 50}
+DIVERGING = {"max_steps": 50, "learning_rate": 1e30, "max_grad_norm": 1e30, "optim": "sgd", "max_nonfinite_steps": 2}
+
+
+def free_port() -> int:
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        return listening.getsockname()[1]
+
+
+def configuration(folder: Path, targets: Path) -> Path:
+    """The shipped one, scraping every second, with its files where the test has them."""
+    content = yaml.safe_load((SHIPPED / "prometheus.yml").read_text())
+    content["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
+    content["rule_files"] = [str(SHIPPED / "alerts.yml")]
+    [ours] = [one for one in content["scrape_configs"] if one["job_name"] == "loraloom"]
+    ours["file_sd_configs"] = [{"files": [str(targets / "*.json")], "refresh_interval": "1s"}]
+    content["scrape_configs"] = [ours]
+    path = folder / "prometheus.yml"
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+@pytest.fixture
+def service(tmp_path: Path) -> Iterator[Served]:
+    program("prometheus")
+    served = Served(tmp_path / "data", "--in-process", "--prometheus-dir", str(tmp_path / "targets"))
+    yield served
+    served.close()
+
+
+def expected(panel: Panel) -> bool:
+    """Whether it has data after what this test lets happen; a GPU is not among it."""
+    return "GPU" not in panel.needs
+
+
+def instant(expr: str) -> str:
+    """A panel's query with its variables filled in, as Grafana would."""
+    return expr.replace("$service", ".*").replace("$__rate_interval", "1m")
+
+
+def test_every_panel_and_alert_of_what_ships_has_data_of_a_real_run(
+    service: Served, tmp_path: Path, write_specs: WriteSpecs
+) -> None:
+    client = service.start()
+    specs = write_specs(
+        {"training": LONG},
+        {"training": LONG},
+        {"training": DIVERGING},
+        {"training": {"max_steps": 5, "logging_steps": 1}},
+    )
+    client.submit(specs.read_text(), directory=specs.parent)
+    prometheus = Prometheus(configuration(tmp_path, tmp_path / "targets"), tmp_path, free_port())
+    try:
+        observe(service, client, prometheus)
+    finally:
+        prometheus.close()
+
+
+def observe(service: Served, client: Client, prometheus: Prometheus) -> None:
+    prometheus.until(lambda: prometheus.query("loraloom_build_info"), "the service is found and scraped")
+    service.until(lambda: "retry" in reasons(client, "job-2") or states(client)["job-2"].is_terminal, "job-2 diverges")
+    service.until(lambda: client.job("job-1").progress.step > 20, "job-1 trains")
+    client.pause("job-1")
+    service.until(lambda: states(client)["job-1"] is JobState.PAUSED, "job-1 is called back")
+    service.until(lambda: states(client)["job-3"] is JobState.SUCCEEDED, "job-3 ends")
+    service.until(lambda: states(client)["job-2"] is JobState.FAILED, "job-2 fails")
+    wanted = {query.expr: panel for panel in panels() if expected(panel) for query in panel.queries}
+    for expr, panel in wanted.items():
+        prometheus.until(lambda expr=expr: prometheus.query(instant(expr)), f"{panel.title}: {expr}")
+    for panel in panels():
+        if not expected(panel):
+            assert all(prometheus.query(instant(query.expr)) == [] for query in panel.queries), panel.title
+    for metric in TABLE:
+        if "GPU" not in metric.needs:
+            name = metric.series[0]
+            assert prometheus.query(name), name
+    check_values(client, prometheus)
+    check_alerts(prometheus)
+
+
+def check_values(client: Client, prometheus: Prometheus) -> None:
+    """What is told is what is so."""
+    live = {labels["job_id"] for labels, _ in prometheus.query("loraloom_job_step")}
+    prometheus.until(
+        lambda: {labels["job_id"] for labels, _ in prometheus.query("loraloom_job_step")} == {"job-0"},
+        f"only the job that trains has series, not {live}",
+    )
+    counts = {labels["state"]: value for labels, value in prometheus.query("loraloom_jobs")}
+    assert counts == {"RUNNING": 1.0, "PAUSED": 1.0, "FAILED": 1.0, "SUCCEEDED": 1.0}
+    [(_, submitted)] = prometheus.query("sum(loraloom_jobs_submitted_total)")
+    assert submitted == 4.0
+    finished = prometheus.query("loraloom_jobs_finished_total")
+    assert {(labels["state"], labels["reason"]) for labels, _ in finished} == {
+        ("SUCCEEDED", "finished"),
+        ("FAILED", "nonfinite"),
+    }
+    for name in ("worker_utilization_ratio", "pack_fill_ratio"):
+        [(_, value)] = prometheus.query(f"loraloom_{name}")
+        assert 0 < value <= 1, name
+    [(_, flops)] = prometheus.query("loraloom_worker_flops_ratio")
+    assert 0 < flops < 2
+    for labels, value in prometheus.query("loraloom_job_train_loss"):
+        assert math.isfinite(value)
+        assert labels["job_name"] == "job-0"
+    [(labels, _)] = prometheus.query("up")
+    assert labels["job"] == "loraloom"
+    assert labels["service"]
+    assert client.job("job-0").ledger.device_seconds > 0
+
+
+def check_alerts(prometheus: Prometheus) -> None:
+    """All were evaluated without an error, and the one that this run has earned is there."""
+    [group] = prometheus.get("rules", type="alert")["groups"]
+    assert {rule["health"] for rule in group["rules"]} <= {"ok"}
+    assert len(group["rules"]) == len(yaml.safe_load((SHIPPED / "alerts.yml").read_text())["groups"][0]["rules"])
+    # Of what counts the change of a counter, the left side says something once the counter is there.
+    for rule in group["rules"]:
+        names = [name for metric in TABLE for name in metric.series if name in rule["query"]]
+        assert rule["name"] == "LoraloomServiceDown" or any(prometheus.query(name) for name in names), rule["name"]

@@ -1,0 +1,83 @@
+"""A real Prometheus for tests: found on this machine, started on a configuration, asked."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+PATIENCE_SECONDS = 240.0
+
+
+def program(name: str) -> str:
+    """Where `prometheus` or `promtool` is. Without it a contributor's test is skipped, and CI's fails."""
+    found = shutil.which(name)
+    if found is not None:
+        return found
+    message = f"{name} is not installed; on Debian: apt-get install -y prometheus"
+    if os.environ.get("CI") == "true":
+        pytest.fail(message)
+    pytest.skip(message)
+
+
+class Prometheus:
+    """One, on a port of its own, its data in a folder of the test."""
+
+    def __init__(self, config: Path, folder: Path, port: int) -> None:
+        self._log = folder / "prometheus.log"
+        with self._log.open("wb") as log:
+            self._process = subprocess.Popen(
+                [
+                    program("prometheus"),
+                    f"--config.file={config}",
+                    f"--storage.tsdb.path={folder / 'prometheus-data'}",
+                    f"--web.listen-address=127.0.0.1:{port}",
+                    "--log.level=warn",
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        self._http = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60.0, trust_env=False)
+
+    def close(self) -> None:
+        """End it."""
+        self._http.close()
+        self._process.terminate()
+        try:
+            self._process.wait(timeout=60)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def get(self, path: str, **parameters: str) -> Any:
+        """`data` of an answer of its API."""
+        answer = self._http.get(f"/api/v1/{path}", params=parameters)
+        body = answer.json()
+        assert body["status"] == "success", f"{parameters}: {body}"
+        return body["data"]
+
+    def query(self, expr: str) -> list[tuple[dict[str, str], float]]:
+        """Labels and value of each series, as of now."""
+        return [(one["metric"], float(one["value"][1])) for one in self.get("query", query=expr)["result"]]
+
+    def until(self, happened: Callable[[], object], what: str) -> None:
+        """Wait for something, while it lives."""
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while True:
+            try:
+                if happened():
+                    return
+            except httpx.TransportError:
+                pass
+            assert self._process.poll() is None, f"prometheus ended: {self._log.read_text()}"
+            assert time.monotonic() < deadline, f"not within {PATIENCE_SECONDS:g} s: {what}\n{self._log.read_text()}"
+            time.sleep(0.2)

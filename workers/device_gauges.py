@@ -1,0 +1,81 @@
+"""What a device can do and how it stands: its matrix rate, measured once, and on CUDA its memory and utilization."""
+
+from __future__ import annotations
+
+import time
+from contextlib import suppress
+from typing import Any
+
+import torch
+
+_ENOUGH_SECONDS = 0.02
+"""A product that takes as long is long enough to be timed."""
+_REPEATS = 3
+_READ_SECONDS = 1.0
+"""Between two questions to the driver, which takes its time to answer."""
+_LARGEST = {"cpu": 1024, "cuda": 8192}
+"""Sides of the largest matrices that are tried."""
+
+
+def matrix_flops_per_second(device: torch.device, dtype: torch.dtype) -> float:
+    """Floating-point operations a second of a product of two square matrices: the best of some.
+
+    With all the threads that torch has here; takes some hundredths of a second, on a slow device more. What a step's
+    products are measured against is what this very device does, not what a data sheet says.
+    """
+    side = 256
+    largest = _LARGEST.get(device.type, 1024)
+    while True:
+        left = torch.ones(side, side, dtype=dtype, device=device)
+        out = left @ left
+        seconds = min(_timed(left, out) for _ in range(_REPEATS))
+        if seconds >= _ENOUGH_SECONDS or side >= largest:
+            return 2.0 * side**3 / seconds
+        side *= 2
+
+
+def _timed(left: torch.Tensor, out: torch.Tensor) -> float:
+    _finish(left.device)
+    began = time.perf_counter()
+    torch.matmul(left, left, out=out)
+    _finish(left.device)
+    return max(time.perf_counter() - began, 1e-9)
+
+
+def _finish(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+class DeviceGauges:
+    """Reads a GPU now and then. On a CPU there is nothing to read."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._nvml: Any = None
+        self._read_at = 0.0
+        self._utilization: float | None = None
+        self._handle: Any = None
+        if device.type == "cuda":
+            # nvidia-ml-py is an extra: without it, or without rights to ask, utilization is not known.
+            with suppress(Exception):
+                import pynvml  # pyright: ignore[reportMissingImports]
+
+                pynvml.nvmlInit()
+                uuid = torch.cuda.get_device_properties(device).uuid
+                self._handle = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}".encode())
+                self._nvml = pynvml
+
+    @property
+    def memory_bytes(self) -> int | None:
+        """Held by torch's allocator on the GPU, its cache included."""
+        return torch.cuda.memory_reserved(self._device) if self._device.type == "cuda" else None
+
+    @property
+    def utilization(self) -> float | None:
+        """Share of the last while in which a kernel ran on the GPU, whoever's it was, by NVML: 0 to 1."""
+        if self._handle is not None and time.monotonic() - self._read_at >= _READ_SECONDS:
+            self._read_at, self._utilization = time.monotonic(), None
+            with suppress(Exception):
+                self._utilization = self._nvml.nvmlDeviceGetUtilizationRates(self._handle).gpu / 100
+        return self._utilization
