@@ -80,7 +80,11 @@ class Channel:
         if self._process is not None and self._process.poll() is None:
             self._process.kill()
             self._process.wait()
-        self._feeder.join()
+        while self._feeder.is_alive():
+            # Where the queue was full, the end did not find room in it before.
+            with suppress(queue.Full):
+                self._queue.put_nowait(None)
+            self._feeder.join(0.05)
 
     def _feed(self) -> None:
         """Start the process, hand messages on one by one, and say so where it ends too early. Once is enough: what a

@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -18,8 +18,10 @@ from jobs.records import EvalReport, Event, Job, JobState
 from jobs.spec import JobSpec
 from orchestrator.trackers.channel import Channel
 from orchestrator.trackers.feed import Trackers
-from tests.orchestrator.conftest import WriteSpecs
 from tests.orchestrator.test_scheduler import step
+
+if TYPE_CHECKING:
+    from tests.orchestrator.conftest import WriteSpecs
 
 PATIENCE_SECONDS = 240.0
 
