@@ -240,7 +240,13 @@ class _Service:
     def _take_over(self, cluster: ServiceCluster, lives: Lives) -> Scheduler:
         """Begin with what the journal has and what still trains."""
         unpublished = {job_id: Unpublished(**one) for job_id, one in (self._journal.setting(UNPUBLISHED) or {}).items()}
-        adopted = readopt(self._journal, cluster, at=time.time(), unpublished=unpublished)
+        adopted = readopt(
+            self._journal,
+            cluster,
+            at=time.time(),
+            unpublished=unpublished,
+            on_lost=self._monitoring.recorder.lost_meanwhile,
+        )
         for folder in self._staged():
             if folder.name not in {worker.id for worker in adopted}:
                 shutil.rmtree(folder, ignore_errors=True)
