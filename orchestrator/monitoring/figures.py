@@ -96,19 +96,23 @@ class Surveyor:
             view: For the split of memory.
             count_jobs: Also count its jobs by state.
         """
-        at = self._clock()
-        jobs = list(scheduler.jobs.values())
-        waits = [job.progress.ledger.waiting_since_unix_seconds for job in jobs if job.state is JobState.PENDING]
-        counts: dict[tuple[str, JobState], int] | None = None
-        if count_jobs:
-            counts = {}
-            for job in jobs:
+        at = oldest = self._clock()
+        counts: dict[tuple[str, JobState], int] = {}
+        live: list[JobFigures] = []
+        for job in scheduler.jobs.values():
+            if count_jobs:
                 counts[job.queue, job.state] = counts.get((job.queue, job.state), 0) + 1
+            if job.state is JobState.PENDING:
+                since = job.progress.ledger.waiting_since_unix_seconds
+                if since is not None and since < oldest:
+                    oldest = since
+            elif job.worker_id is not None and not job.state.is_terminal:
+                live.append(self._job(job))
         return Figures(
-            jobs=tuple(self._job(job) for job in jobs if job.worker_id is not None and not job.state.is_terminal),
+            jobs=tuple(live),
             workers=self._workers(scheduler, view),
-            oldest_pending_seconds=max((at - since for since in waits if since is not None), default=0.0),
-            counts=counts,
+            oldest_pending_seconds=at - oldest,
+            counts=counts if count_jobs else None,
             ticked_unix_seconds=at,
         )
 
