@@ -179,7 +179,8 @@ def _train(
                 refresh()
                 if options.metrics_port is not None:
                     monitoring.recorder.turned(scheduler.tick_seconds)
-                    monitoring.figures = surveyor.take(scheduler, count_jobs=True)
+                    if surveyor.is_due:
+                        monitoring.figures = surveyor.take(scheduler, count_jobs=True)
         except Interrupted:
             if interruption.is_urgent:
                 raise

@@ -343,7 +343,8 @@ class _Service:
             self._viewed_at = now
             budget = self._budget or WorkerSettings(staging_dir=self._files.staging).token_budget
             self.view = self._viewer.view(scheduler, cluster.devices(), budget)
-            self._monitoring.figures = self._surveyor.take(scheduler, self.view)
+            if self._surveyor.is_due:
+                self._monitoring.figures = self._surveyor.take(scheduler, self.view)
             self._trackers.pass_on()
         if now - self._reasoned_at >= _REASONS_SECONDS:
             self._reasoned_at = now

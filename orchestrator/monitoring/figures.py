@@ -13,6 +13,8 @@ from orchestrator.scheduler import Scheduler
 
 _WINDOW_SECONDS = 30.0
 """Over which rates are taken."""
+_EVERY_SECONDS = 2.0
+"""Between two times that figures are taken: it walks over all jobs, and nobody scrapes more often."""
 _LOST_SECONDS = 600.0
 """For so long a lost worker is shown as down."""
 
@@ -87,6 +89,12 @@ class Surveyor:
         self._past: dict[str, deque[tuple[float, WorkerStatus]]] = {}
         self._lost_at: dict[str, float] = {}
         self._known_lost: set[str] = set()
+        self._taken_at: float | None = None
+
+    @property
+    def is_due(self) -> bool:
+        """Whether it is time to take figures again."""
+        return self._taken_at is None or self._now() - self._taken_at >= _EVERY_SECONDS
 
     def take(self, scheduler: Scheduler, view: ClusterView | None = None, *, count_jobs: bool = False) -> Figures:
         """Take them now.
@@ -96,6 +104,7 @@ class Surveyor:
             view: For the split of memory.
             count_jobs: Also count its jobs by state.
         """
+        self._taken_at = self._now()
         at = oldest = self._clock()
         counts: dict[tuple[str, JobState], int] = {}
         live: list[JobFigures] = []

@@ -15,7 +15,7 @@ from typing import Any
 
 MOST_QUEUED = 20_000
 """Messages that wait for a tracker that is slow; what comes beyond them is dropped, and that is told."""
-CLOSE_SECONDS = 60.0
+CLOSE_SECONDS = 20.0
 """For a tracker to finish what it was given, at the end."""
 
 
