@@ -37,6 +37,9 @@ def test_time_is_shared_by_tokens_and_nothing_is_charged_twice() -> None:
     assert seconds == {"a": 2.0, "b": 4.0, "c": 2.0}
     accounts.begin("a")
     assert accounts.usage("a") == Usage()
+    accounts.keep_only({"b"})
+    assert accounts.last_usage("b") == accounts.usage("b")
+    assert accounts.last_usage("a") is None
 
 
 def test_what_a_job_would_take_alone_is_on_the_line_of_measured_packs() -> None:
