@@ -231,6 +231,14 @@ def serve(
             help="Folder that Prometheus watches for services; `prometheus` in the data directory without it."
         ),
     ] = None,
+    largest_device: Annotated[
+        float | None,
+        typer.Option(
+            min=0.001,
+            metavar="GIB",
+            help="Memory of the largest device that can ever join; a job that needs more fails, any other waits.",
+        ),
+    ] = None,
     grace: Annotated[
         float, typer.Option(min=0, help="Seconds to save all jobs in after Ctrl-C or SIGTERM.")
     ] = GRACE_SECONDS,
@@ -259,6 +267,7 @@ def serve(
         token_budget=token_budget,
         queues=tuple(parse_queue(one) for one in queue or ()),
         prometheus_dir=prometheus_dir,
+        largest_device_bytes=round((largest_device or 0) * 2**30),
         grace_seconds=grace,
         lease_seconds=lease,
     )

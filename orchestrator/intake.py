@@ -165,6 +165,7 @@ class Intake:
                     report_number=job.progress.report_number,
                     ledger=job.progress.ledger,
                 )
+                self._survey.resumed(job)
                 self._lives.resume(job, report)
             case StateReport():
                 self._state_report(job, report)

@@ -97,11 +97,12 @@ class _Deciding:
             for one in self.bins
             if one.closed or (one.later is not None and not one.later.num_jobs and one.room.num_jobs)
         ]
-        self.largest = max(
+        self.largest_here = max(
             (device.memory_bytes for device in [*self.free, *(one.device for one in self.bins)]),
             default=0,
         )
-        self.largest = max(self.largest, self.snapshot.largest_device_bytes)
+        self.largest = max(self.largest_here, settings.largest_device_bytes or self.snapshot.largest_device_bytes)
+        self.is_largest_known = settings.largest_device_bytes > 0 or not settings.may_grow
         num_workers = len(self.bins)
         self.most_reserved = min(settings.most_reserved, max(1, num_workers // 8))
         self.lowest_priority = min(
@@ -204,11 +205,18 @@ class _Deciding:
     def _promise(self, job: WaitingJob) -> str | None:
         """Steps 4 to 6: say what is being done for the job, or `None` where nothing is."""
         needs = self._alone(job)
-        if needs > self.largest and self.largest:
-            said = f"needs about {gib(needs)}, the largest device has {gib(self.largest)}"
+        if needs > self.largest and self.largest and self.is_largest_known:
+            said = f"needs about {gib(needs)}, the largest device {self._whose} has {gib(self.largest)}"
             self.impossible += [(one.id, said) for one in self.line.alike(job).jobs]
             return None
         return self._of_leaving(job, needs) or self._preempt(job) or self._reserve(job, needs)
+
+    @property
+    def _whose(self) -> str:
+        if self.largest == self.largest_here:
+            return "here"
+        stated = self.snapshot.settings.largest_device_bytes
+        return "that can ever be here, by --largest-device," if stated else "that was ever here"
 
     def _of_leaving(self, job: WaitingJob, needs: int) -> str | None:
         budget = self.snapshot.token_budget
@@ -292,10 +300,8 @@ class _Deciding:
             one.index,
         )
 
-    def _outlook(self, job: WaitingJob) -> BaseOutlook | None:
+    def _outlook(self, job: WaitingJob) -> BaseOutlook:
         bins = [one for one in self.bins if one.base == job.base]
-        if not bins:
-            return None
         free = [
             one.device.memory_bytes - one.room.bytes_now(job.base_shape, self.snapshot.token_budget) for one in bins
         ]
@@ -305,7 +311,14 @@ class _Deciding:
             for one in bins
             if one.worker is not None and one.worker.next_end_seconds
         ]
-        return BaseOutlook(num_workers=len(bins), most_free_bytes=max(free), next_end_seconds=min(ends, default=None))
+        return BaseOutlook(
+            needs_bytes=self._alone(job),
+            largest_here_bytes=self.largest_here,
+            largest_bytes=self.largest,
+            num_workers=len(bins),
+            most_free_bytes=max(free, default=0),
+            next_end_seconds=min(ends, default=None),
+        )
 
     def _wanted_devices(self) -> int:
         """Full packs of what is still in line: a device more for each, by base."""

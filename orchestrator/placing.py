@@ -37,12 +37,15 @@ class Placing:
         queues: Sequence[Queue],
         now: Callable[[], float],
         num_started: int,
+        largest_device_bytes: int,
     ) -> None:
         self.settings = settings
         """For every worker; its memory is set to that of its device."""
         self.line = WaitingLine()
         self.decision = Decision()
         """The last one, for those who ask why a job waits."""
+        self.largest_device_bytes = largest_device_bytes
+        """Of all devices that there ever were."""
         self._roster = roster
         self._estimates = estimates
         self._cluster = cluster
@@ -54,13 +57,13 @@ class Placing:
         self._now = now
         self._num_started = num_started
         self._num_placed = 0
-        self._shares = FairShares(policy)
+        self.shares = FairShares(policy)
         self._turned_at = self._rebalanced_at = now()
 
     @property
     def queue_shares(self) -> tuple[Queue, ...]:
         """All queues that have had anything, with what they had and what was due to them."""
-        return self._shares.queues(self._queues)
+        return self.shares.queues(self._queues)
 
     def why(self, job: Job) -> str | None:
         """Why a job waits; `None` for one that does not, or of which nothing was decided yet."""
@@ -81,7 +84,7 @@ class Placing:
         requests: tuple[WaitingJob, ...] = ()
         if self._policy.hand_over_at_once:
             requests = tuple(self._survey.waiting(job) for job in waiting)
-        if not alive and not self._cluster.devices():
+        if self._policy.hand_over_at_once and not alive and not self._cluster.devices():
             # Nothing can be said of what fits before there is something for it to fit on.
             for job in waiting:
                 job.message = "no device yet: the cluster has no node with room for a worker"
@@ -139,6 +142,9 @@ class Placing:
 
     def _snapshot(self, alive: Mapping[str, WorkerRecord], waiting: tuple[WaitingJob, ...] = ()) -> Snapshot:
         taken = {record.worker.device.id for record in alive.values()}
+        devices = self._cluster.devices()
+        here = (*devices, *(record.worker.device for record in alive.values()))
+        self.largest_device_bytes = max([self.largest_device_bytes, *(device.memory_bytes for device in here)])
         by_worker: dict[str, list[Job]] = {worker_id: [] for worker_id in alive}
         for job in self._roster.trained:
             if job.worker_id in by_worker:
@@ -154,12 +160,13 @@ class Placing:
                 )
                 for worker_id, record in alive.items()
             ),
-            free_devices=tuple(device for device in self._cluster.devices() if device.id not in taken),
+            free_devices=tuple(device for device in devices if device.id not in taken),
             num_started=self._num_started,
             token_budget=self.settings.token_budget,
-            queues=self._shares.queues(self._queues),
+            queues=self.shares.queues(self._queues),
             now_seconds=self._now(),
             num_placed=self._num_placed,
+            largest_device_bytes=self.largest_device_bytes,
             settings=self._policy,
         )
 
@@ -171,7 +178,7 @@ class Placing:
                 had[queue] = had.get(queue, 0.0) + share
         now = snapshot.now_seconds
         wanting = [name for name in self.line.heads if name not in self.decision.at_quota]
-        self._shares.advance(now - self._turned_at, had, wanting, self._queues)
+        self.shares.advance(now - self._turned_at, had, wanting, self._queues)
         self._turned_at = now
 
     def _carry_out(self, decision: Decision) -> None:

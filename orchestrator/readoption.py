@@ -46,14 +46,14 @@ def readopt(
         on_lost: Called for each attempt that died with its worker.
     """
     attempts: dict[str, dict[str, int]] = {}
-    unfinished = journal.unfinished().jobs
-    for job in unfinished:
+    begun = journal.begun()
+    for job in begun:
         if job.attempt_is_open and job.worker_id is not None:
             attempts.setdefault(job.worker_id, {})[job.id] = job.attempt
     adopted = cluster.adopt(attempts)
     living = {(job_id, attempt) for one in adopted for job_id, attempt in one.attempts.items()}
     living |= {(job_id, one.attempt) for job_id, one in unpublished.items()}
-    for job in unfinished:
+    for job in begun:
         if job.attempt_is_open and (job.id, job.attempt) not in living:
             journal.end_attempt(
                 job.id,

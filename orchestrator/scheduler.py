@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
+from typing import Any
 
 from jobs.records import Desired, Job, JobState
 from orchestrator.clusters import Cluster
@@ -46,6 +47,8 @@ class Scheduler:
         num_started: int = 0,
         policy: PolicySettings = HAND_OVER,
         queues: Sequence[Queue] = (),
+        memory: Mapping[str, Any] = MappingProxyType({}),
+        waited_seconds: Mapping[str, float] = MappingProxyType({}),
     ) -> None:
         """Take over jobs that are PENDING, or that an adopted worker trains.
 
@@ -62,6 +65,8 @@ class Scheduler:
             num_started: Workers ever started on this journal, so that no id is given twice.
             policy: How jobs are placed.
             queues: Weights and quotas; other queues have a weight of 1 and no quota.
+            memory: Of an earlier scheduler.
+            waited_seconds: Since jobs were submitted, by id, where that was before now.
         """
         self._estimates = dict(estimates)
         self._cluster = cluster
@@ -70,9 +75,10 @@ class Scheduler:
         self._roster = Roster(jobs, adopted, unpublished)
         self._survey = Survey(self._estimates, now, whole_jobs=policy.hand_over_at_once)
         for job in jobs:
-            self._survey.enrol(job)
+            self._survey.enrol(job, waited_seconds=waited_seconds.get(job.id, 0.0))
             if job.worker_id is not None:
                 self._survey.placed(job)
+        self._survey.restore(memory)
         alive = self._roster.alive
         for job in self._roster.trained:
             if job.worker_id in alive:
@@ -95,7 +101,9 @@ class Scheduler:
             queues=queues,
             now=now,
             num_started=num_started,
+            largest_device_bytes=memory.get("largest_device_bytes", 0),
         )
+        self._placing.shares.restore(memory.get("fair_shares", {}))
 
     @property
     def jobs(self) -> Mapping[str, Job]:
@@ -212,6 +220,15 @@ class Scheduler:
     def wanted_devices(self) -> int:
         """Devices that the jobs which wait could fill, beside those in use."""
         return self._placing.decision.wanted_devices
+
+    @property
+    def memory(self) -> dict[str, Any]:
+        """What the next scheduler decides by, as JSON, beside jobs and queues: a restart must not wipe it out."""
+        return {
+            "fair_shares": self._placing.shares.to_json(),
+            "largest_device_bytes": self._placing.largest_device_bytes,
+            **self._survey.to_json(),
+        }
 
     @property
     def queue_shares(self) -> tuple[Queue, ...]:

@@ -15,12 +15,13 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from pydantic import ValidationError
 from rich.console import Console
 from rich.text import Text
 
+from jobs.checkpoints import DiskFullError
 from jobs.errors import LoraloomError, WorkerError
 from jobs.records import Job, JobProgress, JobState
 from jobs.spec import JobSpec
@@ -61,6 +62,8 @@ _REBUILD_SECONDS = 5.0
 _STAGING = "service"
 _SERVICE_ID = "service_id"
 _TOKEN_BUDGET = "token_budget"
+_MEMORY = "scheduler_memory"
+_MEMORY_SECONDS = 30.0
 
 
 class ServiceCluster(Cluster, Adopting, Protocol):
@@ -90,6 +93,8 @@ class ServeOptions:
     queues: tuple[Queue, ...] = ()
     prometheus_dir: Path | None = None
     """Folder that Prometheus watches for services; `prometheus` in the data directory where `None`."""
+    largest_device_bytes: int = 0
+    """Of the devices that can ever join; 0 where the operator does not say."""
     grace_seconds: float = GRACE_SECONDS
     lease_seconds: float = LEASE_SECONDS
 
@@ -126,7 +131,7 @@ def serve(options: ServeOptions, console: Console) -> None:
             service.wake.set,
             data_dir=files.root,
             address=address,
-            tokens=Tokens.read(options.token_file) if options.token_file is not None else None,
+            tokens=Tokens.read(options.token_file, warn=service.say) if options.token_file is not None else None,
             roots=options.roots,
             cluster=lambda: service.view,
             registry=monitoring.registry,
@@ -168,6 +173,9 @@ class _Service:
         self._sequence = 0
         self._last_submitted = journal.num_submitted()
         self._budget = options.token_budget or journal.setting(_TOKEN_BUDGET)
+        self._remembered: dict[str, Any] = {}
+        """As the journal has it."""
+        self._remembered_at = 0.0
         self._viewed_at = self._reasoned_at = self._rebuilt_at = 0.0
         self._said: dict[str, str] = {}
         """Reasons for waiting, as the journal has them."""
@@ -178,7 +186,7 @@ class _Service:
         try:
             announce(folder, self._id, url.rpartition("/")[2])
         except OSError as error:
-            self._say(f"Prometheus cannot be told of this service: {folder}: {error.strerror}")
+            self.say(f"Prometheus cannot be told of this service: {folder}: {error.strerror}")
 
     def run(self, interruption: Interruption) -> None:
         """Until a signal comes; then everything is saved within the grace."""
@@ -188,7 +196,7 @@ class _Service:
             self._journal,
             self._files.job_files,
             [self._files, self._monitoring.recorder, self._trackers],
-            warn=self._say,
+            warn=self.say,
             on_checkpoint=self._monitoring.recorder.on_checkpoint,
             history=MetricsHistory(self._journal),
         )
@@ -259,6 +267,7 @@ class _Service:
             if job is not None:
                 jobs.append(job)
                 self._estimate(found, job, estimates)
+        now = time.time()
         settings = WorkerSettings(
             staging_dir=self._files.staging,
             checkpoints_dir=self._files.checkpoints,
@@ -268,7 +277,7 @@ class _Service:
             settings = replace(settings, token_budget=self._budget)
         if adopted:
             training = sum(job.worker_id is not None for job in jobs)
-            self._say(f"took over {len(adopted)} workers with {training} jobs that still train")
+            self.say(f"took over {len(adopted)} workers with {training} jobs that still train")
         return Scheduler(
             jobs,
             estimates,
@@ -279,8 +288,13 @@ class _Service:
             adopted=adopted,
             unpublished=unpublished,
             num_started=self._journal.num_workers_started(),
-            policy=PolicySettings(),
+            policy=PolicySettings(
+                largest_device_bytes=self._options.largest_device_bytes,
+                may_grow=self._options.ray_address is not None,
+            ),
             queues=self._options.queues,
+            memory=self._journal.setting(_MEMORY) or {},
+            waited_seconds={found.id: now - found.submitted_unix_seconds for found in known.jobs},
         )
 
     def _staged(self) -> list[Path]:
@@ -316,7 +330,8 @@ class _Service:
             artifact=found.artifact,
         )
         job.priority, job.queue = found.priority, found.queue
-        if job.worker_id is None:
+        # One that was never begun has left nothing; of thousands that wait, a store would be asked for each.
+        if job.worker_id is None and job.attempt:
             self._files.job_files.sweep(job.id, job.checkpoints)
         return job
 
@@ -349,6 +364,9 @@ class _Service:
         if now - self._reasoned_at >= _REASONS_SECONDS:
             self._reasoned_at = now
             self._write_reasons(scheduler)
+        if now - self._remembered_at >= _MEMORY_SECONDS:
+            self._remembered_at = now
+            self._remember(scheduler)
         scheduler.forget_ended()
 
     def _hear(self, scheduler: Scheduler) -> None:
@@ -403,11 +421,11 @@ class _Service:
                 time.sleep(_TICK_SECONDS)
                 return
             self._rebuilt_at = time.monotonic()
-            self._say("Ray is gone; it is made anew, and all jobs go on from their checkpoints")
+            self.say("Ray is gone; it is made anew, and all jobs go on from their checkpoints")
             try:
                 rebuild()
             except WorkerError as error:
-                self._say(f"not yet: {error}")
+                self.say(f"not yet: {error}")
             return
         in_use = sum(record.ended is None for record in scheduler.workers.values())
         cluster.request_devices(in_use + scheduler.wanted_devices)  # type: ignore[attr-defined]
@@ -423,15 +441,26 @@ class _Service:
             self._journal.tell_waiting(told)
         self._said = {job_id: said for job_id, said in (self._said | told).items() if job_id in scheduler.jobs}
 
+    def _remember(self, scheduler: Scheduler) -> None:
+        """Keep what the next service decides by, and no job's own record says."""
+        memory = scheduler.memory
+        if memory != self._remembered:
+            # For want of room it is only older than it could be.
+            with suppress(DiskFullError):
+                self._journal.put_setting(_MEMORY, memory)
+                self._remembered = memory
+
     def _drain(self, scheduler: Scheduler, interruption: Interruption) -> None:
         assert interruption.requested is not None
         interruption.breaks_off = lambda: False
         name = signal.Signals(interruption.requested).name
-        self._say(f"{name}: saving all jobs, within {interruption.grace_seconds:g} seconds")
+        self.say(f"{name}: saving all jobs, within {interruption.grace_seconds:g} seconds")
+        self._remember(scheduler)
         scheduler.preempt(interruption.grace_seconds, f"the service was stopped ({name})")
         raise Interrupted(interruption.requested, _where(list(scheduler.jobs.values())))
 
-    def _say(self, message: str) -> None:
+    def say(self, message: str) -> None:
+        """To a person who looks on."""
         self._console.print(Text(message), soft_wrap=True)
 
 

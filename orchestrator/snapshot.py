@@ -72,6 +72,12 @@ class PolicySettings:
     """What loading a base on a free device takes, beyond that."""
     least_gain: float = 2.0
     """A move must save this many times what it costs."""
+    largest_device_bytes: int = 0
+    """Memory of the largest device that can ever be there, by the operator's word. A job that needs more fails at once;
+    any other waits, whatever is there now. 0 where nothing was said: then the largest that was ever there decides."""
+    may_grow: bool = False
+    """Others run the cluster, and may add devices larger than any before: without the operator's word no job is taken
+    to be too large for ever."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -215,8 +221,7 @@ class Snapshot:
     num_placed: int = 0
     """Placements ever made; says whose turn it is (see `PolicySettings.overdue_turn`)."""
     largest_device_bytes: int = 0
-    """Of the devices that the cluster ever had, also those that are gone for now: what is too large for it will never
-    run."""
+    """Of the devices that the cluster ever had, also those that are gone for now."""
     settings: PolicySettings = field(default_factory=PolicySettings)
 
 
@@ -252,8 +257,14 @@ class Preemption:
 
 @dataclass(frozen=True, kw_only=True)
 class BaseOutlook:
-    """How it stands with the workers of a base, for the sentence that says why a job waits."""
+    """How it stands with the devices, and with the workers of a base, for the sentence that says why a job waits."""
 
+    needs_bytes: int
+    """Of the job, with its base."""
+    largest_here_bytes: int
+    """Of all devices; 0 where there is none."""
+    largest_bytes: int
+    """Of those that were here or are expected."""
     num_workers: int
     most_free_bytes: int
     """On the worker with most room left, after this decision."""
@@ -295,6 +306,14 @@ class Decision:
             most = self.at_quota[job.queue]
             return f"waiting: queue {job.queue} is at its quota of {most} {'job' if most == 1 else 'jobs'}"
         base = self.outlook(job)
+        if base is not None and not base.largest_here_bytes:
+            return "waiting: no device yet; the cluster has no node with room for a worker"
+        if base is not None and base.needs_bytes > base.largest_here_bytes:
+            coming = f"one of {gib(base.largest_bytes)}" if base.largest_bytes >= base.needs_bytes else "a larger one"
+            return (
+                f"waiting: needs about {gib(base.needs_bytes)}, the largest device that is here has "
+                f"{gib(base.largest_here_bytes)}; {coming} may come"
+            )
         if base is None or not base.num_workers:
             return f"waiting: no free device for {job.base}; every device holds another base"
         needs = job.demand.adapter_bytes + job.base_shape.token_bytes * job.demand.worst_tokens

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from jobs.records import BaseKey, Job
 from orchestrator.snapshot import NewWorker, RunningJob, RunningWorker, WaitingJob
@@ -42,19 +44,27 @@ class Survey:
         self._sequence: dict[str, int] = {}
         self._next_sequence = 0
         self._since: dict[str, float] = {}
-        """When a job was first heard of."""
+        """When a job was submitted."""
+        self._latest_since = -math.inf
         self._placed_at: dict[str, float] = {}
         self._saved_at: dict[str, float] = {}
         """Device-seconds of a job at its last checkpoint."""
         self._num_preemptions: dict[str, int] = {}
         self._paces: dict[BaseKey, _Pace] = {}
 
-    def enrol(self, job: Job) -> None:
-        """A job is there. Jobs are ordered by when they were."""
+    def enrol(self, job: Job, *, waited_seconds: float = 0.0) -> None:
+        """A job is there. Jobs are ordered by when they were.
+
+        Args:
+            job: After all that were submitted before it.
+            waited_seconds: Since it was submitted, by a clock that may have been set since: whatever it says, no job is
+                older than one that came before it.
+        """
         if job.id not in self._sequence:
             self._sequence[job.id] = self._next_sequence
             self._next_sequence += 1
-            self._since[job.id] = self._now()
+            self._latest_since = max(self._latest_since, self._now() - max(0.0, waited_seconds))
+            self._since[job.id] = self._latest_since
 
     def forget(self, job_id: str) -> None:
         """It has ended."""
@@ -68,6 +78,10 @@ class Survey:
 
     def saved(self, job: Job) -> None:
         """A checkpoint is durable."""
+        self._saved_at[job.id] = job.progress.busy_seconds
+
+    def resumed(self, job: Job) -> None:
+        """It stands where its checkpoint does."""
         self._saved_at[job.id] = job.progress.busy_seconds
 
     def preempted(self, job_id: str) -> None:
@@ -134,6 +148,15 @@ class Survey:
             as_of_seconds=self._now(),
             idle_since_seconds=idle_since,
         )
+
+    def to_json(self) -> dict[str, Any]:
+        """What the next scheduler cannot know from the jobs themselves."""
+        return {"num_preemptions": dict(self._num_preemptions), "saved_seconds": dict(self._saved_at)}
+
+    def restore(self, saved: Mapping[str, Any]) -> None:
+        """Take up what `to_json` gave, of the jobs that are still there."""
+        for known, name in ((self._num_preemptions, "num_preemptions"), (self._saved_at, "saved_seconds")):
+            known.update({job_id: value for job_id, value in saved.get(name, {}).items() if job_id in self._sequence})
 
     def _seconds(self, base: BaseKey, tokens: int) -> float:
         """Device-seconds by the speed measured for the base; 0 where none was yet."""

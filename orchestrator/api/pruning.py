@@ -1,6 +1,7 @@
 """Old checkpoints and ended jobs removed: first out of the journal, then from the disk.
 
-In that order what is listed is always there. What a crash leaves on disk in between, the next start sweeps away.
+In that order what is listed is always there. What a crash leaves on disk in between stands in the journal as undeleted:
+it goes at the next start, or with the next prune.
 """
 
 from __future__ import annotations
@@ -8,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 
 from fastapi import APIRouter
 
@@ -17,8 +17,8 @@ from orchestrator.api.openapi import problems
 from orchestrator.api.operator_models import PrunedJob, PruneOrder, PrunePlan
 from orchestrator.api.problems import ApiError
 from orchestrator.api.service import PREFIX, CallerOf, Service, require_all_queues
-from orchestrator.journal import EndedJob
-from workers.publishing import discard
+from orchestrator.journal import EndedJob, UndeletedFiles
+from workers.publishing import discard, sweep
 
 _AT_ONCE = 100
 """Jobs removed in one transaction: the scheduler writes between two."""
@@ -38,6 +38,9 @@ class Choice:
 def routes(service: Service) -> APIRouter:
     """`POST /prune`."""
     router = APIRouter(prefix=PREFIX, tags=["service"])
+    for parent in ("checkpoints", "artifacts"):
+        sweep(service.data_dir / parent)
+    _delete(service, service.reader.undeleted())
 
     @router.post("/prune", responses=problems(408, 413, 507), summary="Remove old checkpoints and ended jobs")
     def prune(order: PruneOrder, caller: CallerOf) -> PrunePlan:
@@ -52,6 +55,7 @@ def routes(service: Service) -> APIRouter:
             )
         chosen = choose(service.reader.ended(), order, now=service.now())
         if not order.dry_run:
+            _delete(service, service.reader.undeleted())
             chosen = _carry_out(service, chosen, order)
         return PrunePlan(
             dry_run=order.dry_run,
@@ -109,33 +113,33 @@ def _carry_out(service: Service, chosen: Sequence[Choice], order: PruneOrder) ->
     for first in range(0, len(chosen), _AT_ONCE):
         part = chosen[first : first + _AT_ONCE]
         # A job may have been retried since it was chosen: the journal has the last word.
-        gone = service.journal.remove_ended([one.job.id for one in part if one.is_removed])
-        stripped = service.journal.strip_ended([one.job.id for one in part if not one.is_removed])
-        for choice in part:
-            if choice.job.id in gone:
-                _delete_job(service, choice.job, artifact=order.artifacts)
-            elif choice.job.id in stripped:
-                _delete_checkpoints(service.data_dir / "checkpoints" / choice.job.id, choice.folders)
-            else:
-                continue
-            done.append(choice)
+        gone = service.journal.remove_ended([one.job.id for one in part if one.is_removed], artifacts=order.artifacts)
+        gone |= service.journal.strip_ended([one.job.id for one in part if not one.is_removed])
+        _delete(service, [one for one in service.reader.undeleted() if one.job_id in gone])
+        done += [choice for choice in part if choice.job.id in gone]
     return done
 
 
-def _delete_job(service: Service, job: EndedJob, *, artifact: bool) -> None:
-    """What the disk refuses to delete must not keep the rest from going."""
-    with suppress(OSError):
-        discard(service.data_dir / "checkpoints" / job.id)
-    for path in (service.log_path(job.id), service.data_dir / "metrics" / f"{job.id}.jsonl"):
+def _delete(service: Service, files: Sequence[UndeletedFiles]) -> None:
+    """What the disk refuses to delete must not keep the rest from going; it is tried again the next time."""
+    deleted: set[str] = set()
+    for one in files:
         with suppress(OSError):
-            path.unlink(missing_ok=True)
-    folder = local_folder(service.data_dir / "artifacts", job.artifact) if artifact and job.artifact else None
+            _delete_one(service, one)
+            deleted.add(one.job_id)
+    if deleted:
+        service.journal.deleted(deleted)
+
+
+def _delete_one(service: Service, files: UndeletedFiles) -> None:
+    checkpoints = service.data_dir / "checkpoints" / files.job_id
+    if not files.is_removed:
+        for name in files.folders:
+            discard(checkpoints / name)
+        return
+    discard(checkpoints)
+    for path in (service.log_path(files.job_id), service.data_dir / "metrics" / f"{files.job_id}.jsonl"):
+        path.unlink(missing_ok=True)
+    folder = local_folder(service.data_dir / "artifacts", files.artifact) if files.artifact else None
     if folder is not None:
-        with suppress(OSError):
-            discard(folder)
-
-
-def _delete_checkpoints(folder: Path, names: Sequence[str]) -> None:
-    for name in names:
-        with suppress(OSError):
-            discard(folder / name)
+        discard(folder)

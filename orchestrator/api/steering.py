@@ -6,13 +6,16 @@ from typing import Annotated
 
 from fastapi import APIRouter, Body
 
-from jobs.records import Desired
+from jobs.records import Desired, JobState
 from orchestrator.api.jobs_read import detail
 from orchestrator.api.models import JobChange, JobDetail
 from orchestrator.api.openapi import problems
 from orchestrator.api.problems import ApiError
 from orchestrator.api.service import PREFIX, CallerOf, JobId, Service, require_queue
 from orchestrator.api.tokens import Caller
+
+_LIVE = frozenset(state for state in JobState if not state.is_terminal)
+_RETRIED = frozenset({JobState.FAILED, JobState.CANCELLED})
 
 
 def routes(service: Service) -> APIRouter:
@@ -23,7 +26,7 @@ def routes(service: Service) -> APIRouter:
     def steer(
         job_id: str, caller: Caller, desired: Desired | None = None, change: JobChange | None = None
     ) -> JobDetail:
-        job = reader.job(job_id)
+        job = reader.job_meant(job_id, _LIVE)
         require_queue(caller, job.queue)
         priority, queue = (change.priority, change.queue) if change is not None else (None, None)
         if queue is not None:
@@ -54,7 +57,7 @@ def routes(service: Service) -> APIRouter:
     @router.post("/jobs/{job_id}/retry", summary="Try a job again that failed or was cancelled")
     def retry(job_id: JobId, caller: CallerOf) -> JobDetail:
         """It goes on from its last good checkpoint, with all its restarts."""
-        job = reader.job(job_id)
+        job = reader.job_meant(job_id, _RETRIED)
         require_queue(caller, job.queue)
         event = journal.retry(job.id, by=caller.name, at=service.now())
         return _answer(job.id, changed=event is not None)

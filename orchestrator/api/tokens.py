@@ -7,7 +7,7 @@ import hmac
 import os
 import re
 import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -41,48 +41,82 @@ class _Entry:
     digest: bytes
 
 
-class Tokens:
-    """The tokens of a service. Only their hashes are kept."""
+_Identity = tuple[int, int, int, int, int]
+"""Of a file, as it is now."""
 
-    def __init__(self, entries: Sequence[_Entry]) -> None:
-        self._entries = tuple(entries)
+
+class Tokens:
+    """The tokens of a service, those of the file as it is now. Only their hashes are kept."""
+
+    def __init__(self, path: Path, warn: Callable[[str], None]) -> None:
+        self._path = path
+        self._warn = warn
+        self._seen: _Identity | None
+        self._seen, self._entries = _read(path)
 
     @classmethod
-    def read(cls, path: Path) -> Tokens:
+    def read(cls, path: Path, *, warn: Callable[[str], None] = lambda _: None) -> Tokens:
         """Read a token file: YAML, a list of blocks with `name`, `token` or `token_sha256`, and perhaps `queues`.
+
+        Args:
+            path: Looked at again at each call, so that tokens come and go without a restart.
+            warn: Told once where the file was changed to what cannot be used; the tokens before it hold until then.
 
         Raises:
             LoraloomError: It is missing, open to others, or not such a list.
         """
-        try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            with os.fdopen(descriptor, "rb") as stream:
-                found = os.fstat(stream.fileno())
-                content = stream.read(_MOST_BYTES + 1)
-        except OSError as error:
-            raise LoraloomError(f"the token file {path} cannot be read: {error.strerror}") from error
-        if not stat.S_ISREG(found.st_mode):
-            raise LoraloomError(f"the token file {path} is not a file")
-        if found.st_mode & 0o077:
-            mode = stat.S_IMODE(found.st_mode)
-            raise LoraloomError(f"the token file {path} has mode {mode:04o}, open to others: chmod 600 {path}")
-        if found.st_uid not in (os.geteuid(), 0):
-            raise LoraloomError(f"the token file {path} belongs to user {found.st_uid}, who could change it: chown it")
-        try:
-            if len(content) > _MOST_BYTES:
-                raise ValueError(f"it is larger than {_MOST_BYTES // 1024} KiB")
-            return cls(_entries(content.decode("utf-8-sig")))
-        except ValueError as error:
-            raise LoraloomError(f"the token file {path} cannot be used: {error}") from error
+        return cls(path, warn)
 
     def caller(self, token: str) -> Caller | None:
         """Whose token this is. Takes the same time whichever it is, and however much of one was guessed."""
+        self._look()
         digest = hashlib.sha256(token.encode("utf-8", "surrogateescape")).digest()
         found = None
         for entry in self._entries:
             if hmac.compare_digest(digest, entry.digest):
                 found = entry.caller
         return found
+
+    def _look(self) -> None:
+        try:
+            seen = _identity(os.stat(self._path))
+        except OSError:
+            seen = None
+        if seen == self._seen:
+            return
+        self._seen = seen
+        try:
+            self._seen, self._entries = _read(self._path)
+        except LoraloomError as error:
+            self._warn(f"{error}; the tokens that were read before go on to hold")
+
+
+def _identity(found: os.stat_result) -> _Identity:
+    # Beside the file's own time that of the last change of any kind, which nobody can set back.
+    return (found.st_ino, found.st_mode, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+
+
+def _read(path: Path) -> tuple[_Identity, tuple[_Entry, ...]]:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        with os.fdopen(descriptor, "rb") as stream:
+            found = os.fstat(stream.fileno())
+            content = stream.read(_MOST_BYTES + 1)
+    except OSError as error:
+        raise LoraloomError(f"the token file {path} cannot be read: {error.strerror}") from error
+    if not stat.S_ISREG(found.st_mode):
+        raise LoraloomError(f"the token file {path} is not a file")
+    if found.st_mode & 0o077:
+        mode = stat.S_IMODE(found.st_mode)
+        raise LoraloomError(f"the token file {path} has mode {mode:04o}, open to others: chmod 600 {path}")
+    if found.st_uid not in (os.geteuid(), 0):
+        raise LoraloomError(f"the token file {path} belongs to user {found.st_uid}, who could change it: chown it")
+    try:
+        if len(content) > _MOST_BYTES:
+            raise ValueError(f"it is larger than {_MOST_BYTES // 1024} KiB")
+        return _identity(found), tuple(_entries(content.decode("utf-8-sig")))
+    except ValueError as error:
+        raise LoraloomError(f"the token file {path} cannot be used: {error}") from error
 
 
 def _entries(text: str) -> list[_Entry]:

@@ -35,6 +35,7 @@ from orchestrator.journal.records import (
     Sort,
     Submission,
     SubmissionKey,
+    UndeletedFiles,
 )
 from orchestrator.journal.writing import Journal
 
@@ -62,5 +63,6 @@ __all__ = [
     "StaleAttempt",
     "Submission",
     "SubmissionKey",
+    "UndeletedFiles",
     "Unfit",
 ]

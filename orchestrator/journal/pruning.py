@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Collection, Sequence
+from dataclasses import asdict
 
-from sqlalchemy import Connection, delete, select
+from sqlalchemy import Connection, delete, insert, select
 
 from jobs.records import JobState
-from orchestrator.journal.records import EndedJob
+from orchestrator.journal.records import EndedJob, UndeletedFiles
 from orchestrator.journal.tables import (
     artifacts,
     attempts,
@@ -17,9 +19,12 @@ from orchestrator.journal.tables import (
     jobs,
     metric_series,
     metrics,
+    settings,
 )
 
 _ENDED = jobs.c.state.in_([state.value for state in JobState if state.is_terminal])
+
+_UNDELETED = "undeleted"
 
 
 def ended(connection: Connection) -> list[EndedJob]:
@@ -48,10 +53,24 @@ def ended(connection: Connection) -> list[EndedJob]:
     ]
 
 
-def remove(connection: Connection, job_ids: Sequence[str]) -> set[str]:
+def remove(connection: Connection, job_ids: Sequence[str], with_artifacts: bool) -> set[str]:
     """See `Journal.remove_ended`."""
-    found = connection.execute(select(jobs.c.id, jobs.c.submitted).where(_ENDED, jobs.c.id.in_(job_ids))).all()
+    query = select(jobs.c.id, jobs.c.submitted, jobs.c.artifact).where(_ENDED, jobs.c.id.in_(job_ids))
+    found = connection.execute(query).all()
     ids = [row.id for row in found]
+    folders = _folders(connection, ids)
+    _remember(
+        connection,
+        [
+            UndeletedFiles(
+                job_id=row.id,
+                is_removed=True,
+                folders=folders.get(row.id, ()),
+                artifact=row.artifact if with_artifacts else None,
+            )
+            for row in found
+        ],
+    )
     connection.execute(delete(job_labels).where(job_labels.c.submitted.in_([row.submitted for row in found])))
     # Those that refer to others first. The name stays in `names`, so that no id is ever given twice.
     for table in (artifacts, metrics, metric_series, events, checkpoints, attempts):
@@ -63,5 +82,45 @@ def remove(connection: Connection, job_ids: Sequence[str]) -> set[str]:
 def strip(connection: Connection, job_ids: Sequence[str]) -> set[str]:
     """See `Journal.strip_ended`."""
     ids = set(connection.execute(select(jobs.c.id).where(_ENDED, jobs.c.id.in_(job_ids))).scalars())
+    _remember(
+        connection,
+        [
+            UndeletedFiles(job_id=job_id, is_removed=False, folders=names)
+            for job_id, names in _folders(connection, list(ids)).items()
+        ],
+    )
     connection.execute(delete(checkpoints).where(checkpoints.c.job_id.in_(ids)))
     return ids
+
+
+def undeleted(connection: Connection) -> list[UndeletedFiles]:
+    """See `JournalReader.undeleted`."""
+    text = connection.execute(select(settings.c.value).where(settings.c.key == _UNDELETED)).scalar()
+    found = json.loads(text) if text is not None else []
+    return [UndeletedFiles(**{**one, "folders": tuple(one["folders"])}) for one in found]
+
+
+def forget(connection: Connection, job_ids: Collection[str]) -> None:
+    """See `Journal.deleted`."""
+    _write(connection, [one for one in undeleted(connection) if one.job_id not in job_ids])
+
+
+def _remember(connection: Connection, files: Sequence[UndeletedFiles]) -> None:
+    if files:
+        _write(connection, [*undeleted(connection), *files])
+
+
+def _write(connection: Connection, files: Sequence[UndeletedFiles]) -> None:
+    connection.execute(delete(settings).where(settings.c.key == _UNDELETED))
+    if files:
+        value = json.dumps([asdict(one) for one in files])
+        connection.execute(insert(settings).values(key=_UNDELETED, value=value))
+
+
+def _folders(connection: Connection, job_ids: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Names of checkpoints by job."""
+    found: dict[str, tuple[str, ...]] = {}
+    query = select(checkpoints.c.job_id, checkpoints.c.folder).where(checkpoints.c.job_id.in_(job_ids))
+    for job_id, folder in connection.execute(query):
+        found[job_id] = (*found.get(job_id, ()), folder)
+    return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
@@ -31,6 +31,7 @@ from orchestrator.journal.records import (
     QuarantinedCheckpoint,
     Snapshot,
     SubmissionKey,
+    UndeletedFiles,
 )
 from orchestrator.journal.tables import artifacts, attempts, checkpoints, events, jobs, settings
 from workers.publishing import FileEntry
@@ -81,6 +82,11 @@ class JournalReader:
                 jobs=tuple(rows.load_jobs(connection, _UNFINISHED)),
             )
 
+    def begun(self) -> list[JournaledJob]:
+        """The unfinished jobs that do not just wait: with an open attempt, paused, or before another try."""
+        with self._reading() as connection:
+            return rows.load_jobs(connection, _UNFINISHED & (jobs.c.state != JobState.PENDING.value))
+
     def changed_since(self, sequence: int, *, limit: int = 1000) -> Snapshot:
         """Jobs that were submitted, steered or retried after an event, as they are now.
 
@@ -119,6 +125,26 @@ class JournalReader:
                 raise NoSuchJob(id_or_name)
             return found[0]
 
+    def job_meant(self, id_or_name: str, states: Collection[JobState]) -> JournaledJob:
+        """The job that an order is for, which makes sense in these states only.
+
+        An id is a job's for ever, and the id of a name's first job is the name itself. So where that job is past the
+        order and others of its name are not, nobody can tell which is meant, and nothing is done.
+
+        Raises:
+            NoSuchJob: There is none of that id or name.
+            AmbiguousName: It may be any of several; the error lists their ids.
+        """
+        query = select(jobs.c.id, jobs.c.state).where((jobs.c.id == id_or_name) | (jobs.c.name == id_or_name))
+        with self._reading() as connection:
+            found = {row.id: JobState(row.state) for row in connection.execute(query.order_by(jobs.c.submitted.desc()))}
+        fit = [job_id for job_id, state in found.items() if state in states]
+        if id_or_name in found and (id_or_name in fit or not fit):
+            return self.job(id_or_name)
+        if id_or_name in found:
+            raise AmbiguousName(id_or_name, [*fit, id_or_name])
+        return self.job(fit[0] if len(fit) == 1 else id_or_name)
+
     def page(self, which: JobFilter, *, after: str | None = None, limit: int = 50) -> Page[JobSummary]:
         """A part of a list of jobs, filtered and sorted by the database.
 
@@ -144,6 +170,11 @@ class JournalReader:
         """All jobs that have ended, those that ended first before others."""
         with self._reading() as connection:
             return pruning.ended(connection)
+
+    def undeleted(self) -> list[UndeletedFiles]:
+        """What jobs that were pruned may have left behind, because somebody died before it was deleted."""
+        with self._reading() as connection:
+            return pruning.undeleted(connection)
 
     def last_sequence(self) -> int:
         """Sequence of the last event; 0 before the first."""

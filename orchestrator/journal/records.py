@@ -127,6 +127,19 @@ class Page(Generic[Item]):
 
 
 @dataclass(frozen=True, kw_only=True)
+class UndeletedFiles:
+    """Files that the journal has let go of."""
+
+    job_id: str
+    is_removed: bool
+    """The job as a whole, with its log and metrics; else its checkpoints only."""
+    folders: tuple[str, ...]
+    """Names of its checkpoints."""
+    artifact: str | None = None
+    """Adapter that goes too."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class EndedJob:
     """A job that has ended, and what it takes up."""
 

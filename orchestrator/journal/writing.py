@@ -192,20 +192,25 @@ class Journal(AskedJournal):
                 raise JournalError(f"{newest} is the last good checkpoint of job {job_id} and must be kept")
             connection.execute(delete(checkpoints).where(of_job, checkpoints.c.folder.in_(list(folders))))
 
-    def remove_ended(self, job_ids: Sequence[str]) -> set[str]:
+    def remove_ended(self, job_ids: Sequence[str], *, artifacts: bool = False) -> set[str]:
         """Let go of all that is known of jobs, before their files are deleted. Their ids are not given again.
+
+        What is to be deleted stands in `undeleted` from then on, until `deleted` is told that it is.
 
         Args:
             job_ids: A few hundred at most.
+            artifacts: Their adapters are to be deleted too.
 
         Returns:
             Those that went: the ones that have ended.
         """
         with self._writing() as connection:
-            return pruning.remove(connection, job_ids)
+            return pruning.remove(connection, job_ids, artifacts)
 
     def strip_ended(self, job_ids: Sequence[str]) -> set[str]:
         """Strike all checkpoints of jobs off, before their files are deleted. A retry begins from the start then.
+
+        What is to be deleted stands in `undeleted`, likewise.
 
         Args:
             job_ids: A few hundred at most.
@@ -215,6 +220,11 @@ class Journal(AskedJournal):
         """
         with self._writing() as connection:
             return pruning.strip(connection, job_ids)
+
+    def deleted(self, job_ids: Collection[str]) -> None:
+        """Files of removed or stripped jobs are gone, and need not be deleted any more."""
+        with self._writing() as connection:
+            pruning.forget(connection, job_ids)
 
     def quarantine_checkpoint(self, record: CheckpointRecord, *, problem: str, at: float) -> Event | None:
         """Never go on from a checkpoint again, and say so among the job's events.

@@ -1,8 +1,11 @@
 """A service of the fewest parts: real scheduler, journal and Ray, and a loop.
 
-Killed at any instant and started again in the same directory it goes on; that is what it is for. It says in lines on
-stdout what happens: `adopted <worker>`, `step <job> <attempt> <step>`, `resumed <job> <attempt> <step>`,
-`<state> <job> <attempt> <reason>`, `rebuilt`, `done`. Run with `python -m`.
+Killed at any instant and started again in the same directory it goes on; that is what it is for. `loraloom serve` is no
+substitute: its API shows how far a job is as of the journal, which is seconds old, while the tests that use this want
+each step of each attempt as it is taken in, and workers of so many CPUs.
+
+It says in lines on stdout what happens: `adopted <worker>`, `step <job> <attempt> <step>`, `resumed <job> <attempt>
+<step>`, `<state> <job> <attempt> <reason>`, `rebuilt`, `done`. Run with `python -m`.
 """
 
 from __future__ import annotations

@@ -233,7 +233,32 @@ def test_an_overdue_job_of_another_base_gets_a_worker_that_takes_no_others() -> 
 def test_nothing_is_impossible_while_there_are_no_devices_or_larger_ones_are_away() -> None:
     assert choose([job("x")], PolicySettings(), devices=0).impossible == ()
     small = snapshot([job("x")], devices=1, memory_bytes=GIB // 4, largest_device_bytes=16 * GIB)
-    assert decide(small).impossible == ()
+    decision = decide(small)
+    assert decision.impossible == ()
+    said = "waiting: needs about 0.76 GiB, the largest device that is here has 0.25 GiB; one of 16.00 GiB may come"
+    assert decision.why(job("x")) == said
+
+
+@pytest.mark.parametrize("devices", [0, 1])
+def test_a_job_is_impossible_only_by_the_operators_word_where_larger_devices_may_come(devices: int) -> None:
+    def decided(largest_gib: float, seen_gib: int = 0) -> Decision:
+        settings = PolicySettings(may_grow=True, largest_device_bytes=round(largest_gib * GIB))
+        return decide(
+            snapshot(
+                [job("x")], devices=devices, memory_bytes=GIB // 4, settings=settings,
+                largest_device_bytes=seen_gib * GIB,
+            )
+        )  # fmt: skip
+
+    silent, stated, too_small = decided(0), decided(2), decided(0.5, seen_gib=16)
+    assert silent.impossible == stated.impossible == ()
+    assert silent.why(job("x")).endswith("a larger one may come" if devices else "no node with room for a worker")
+    assert stated.why(job("x")).endswith("one of 2.00 GiB may come" if devices else "no node with room for a worker")
+    [(name, reason)] = too_small.impossible
+    assert name == "x"
+    assert reason.startswith("needs about 0.76 GiB, the largest device that can ever be here, by --largest-device,")
+    # What nothing can hold yet is still asked for.
+    assert silent.wanted_devices == stated.wanted_devices == 1
 
 
 def test_the_autoscaler_is_asked_for_full_packs_of_what_still_waits() -> None:

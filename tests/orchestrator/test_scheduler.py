@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 
@@ -40,6 +42,7 @@ from orchestrator.retries import MOST_FRUITLESS
 from orchestrator.roster import Unpublished
 from orchestrator.scheduler import HAND_OVER, Scheduler
 from orchestrator.snapshot import PolicySettings
+from orchestrator.survey import Survey
 from workers.estimate import Estimate
 from workers.memory import BaseShape, Demand
 from workers.settings import WorkerSettings
@@ -59,10 +62,11 @@ class ScriptedCluster:
         self.priorities: list[tuple[str, str, int]] = []
         self.script: list[Observation] = []
         self.num_devices = num_devices
+        self.memory_bytes = 8 * GIB
 
     def devices(self) -> list[Device]:
         return [
-            Device(id=f"cpu-{number}", kind="cpu", memory_bytes=8 * GIB, num_cpus=1)
+            Device(id=f"cpu-{number}", kind="cpu", memory_bytes=self.memory_bytes, num_cpus=1)
             for number in range(self.num_devices)
         ]
 
@@ -172,6 +176,7 @@ def make_scheduler(
     now: Callable[[], float] = lambda: 0.0,
     wall: Callable[[], float] = lambda: 12.5,
     policy: PolicySettings = HAND_OVER,
+    priorities: Mapping[str, int] = MappingProxyType({}),
     token_budget: int = WorkerSettings(staging_dir=Path("staging")).token_budget,
 ) -> Scheduler:
     def publish(job: Job, staged: str) -> str:
@@ -198,6 +203,8 @@ def make_scheduler(
         )
         for name, base in bases.items()
     ]
+    for job in jobs:
+        job.priority = priorities.get(job.id, 0)
     journal.submit([Submission(job_id=job.id, spec=job.spec) for job in jobs], at=0.0)
     return Scheduler(
         jobs,
@@ -727,3 +734,84 @@ def test_a_changed_priority_reaches_the_worker_of_a_running_job_and_no_other(sch
     # Whoever gets it next is told at once.
     assert [(one.job_id, one.priority) for one in cluster.assigned[-1]] == [("a", 3)]
     assert [one.priority for one in cluster.assigned[0]] == [0]
+
+
+def test_a_job_that_fits_only_a_device_that_is_away_waits_for_it(scheduler_of: SchedulerOf) -> None:
+    cluster = ScriptedCluster(num_devices=1)
+    scheduler = scheduler_of(cluster, {"a": "x", "b": "y"}, policy=PolicySettings())
+    scheduler.tick()
+    assert cluster.calls == [("start", "w0", ("a",))]
+    cluster.num_devices = 0
+    cluster.says("w0", end=LOST)
+    scheduler.tick()
+    scheduler.tick()
+    assert {job.state for job in scheduler.jobs.values()} == {JobState.PENDING}
+    assert scheduler.why("a") == "waiting: no device yet; the cluster has no node with room for a worker"
+    assert (scheduler.wanted_devices, scheduler.memory["largest_device_bytes"]) == (2, 8 * GIB)
+    cluster.memory_bytes, cluster.num_devices = 1000, 1
+    scheduler.tick()
+    assert "the largest device that is here has 0.00 GiB; one of 8.00 GiB may come" in (scheduler.why("a") or "")
+    cluster.memory_bytes = 8 * GIB
+    scheduler.tick()
+    assert cluster.calls[-1] == ("start", "w1", ("a",))
+
+
+def test_what_preemptions_and_fair_shares_were_survives_a_restart(
+    scheduler_of: SchedulerOf, journal: Journal, tmp_path: Path
+) -> None:
+    clock = [0.0]
+    scheduler = scheduler_of(
+        cluster := ScriptedCluster(),
+        {"low": "x", "high": "y"},
+        now=lambda: clock[0],
+        policy=PolicySettings(),
+        priorities={"low": 0, "high": 0},
+    )
+    scheduler.tick()
+    saved = CheckpointReport(record=record_of("low", 1))
+    cluster.says("w0", state("low", JobState.RUNNING), step("low", 1), saved, step("low", 2))
+    scheduler.tick()
+    scheduler.steer("high", desired=Desired.RUN, priority=5, queue="default")
+    clock[0] = 60.0
+    scheduler.tick()
+    assert cluster.called_back == [("w0", "low")]
+    memory = json.loads(json.dumps(scheduler.memory))
+    assert memory["num_preemptions"] == {"low": 1}
+    assert memory["saved_seconds"]["low"] == 0.25
+    assert memory["fair_shares"]["default"][0] == pytest.approx(60.0, rel=0.01)
+    assert memory["largest_device_bytes"] == 8 * GIB
+
+    clock[0] = 5.0
+    jobs = [replace(scheduler.jobs["low"]), replace(scheduler.jobs["high"])]
+    jobs[1].priority = 5
+    again = ScriptedCluster()
+    later = Scheduler(
+        jobs,
+        {"low": estimate("x"), "high": estimate("y")},
+        again,
+        WorkerSettings(staging_dir=Path("staging")),
+        Lives(journal, JobFiles(tmp_path), [], now=lambda: 12.5),
+        publish=lambda job, staged: pytest.fail("nothing to publish"),
+        now=lambda: clock[0],
+        adopted=[scheduler.workers["w0"].worker],
+        policy=PolicySettings(),
+        memory=memory,
+        waited_seconds={"low": 100.0, "high": 7000.0},
+    )
+    assert later.memory == memory
+    # It has made room once, so that it is left alone for ten minutes now.
+    later.tick()
+    assert again.called_back == []
+    clock[0] = 620.0
+    later.tick()
+    assert again.called_back == [("w0", "low")]
+
+
+def test_jobs_are_as_old_after_a_restart_as_before_and_stay_in_order_whatever_the_clock_says() -> None:
+    survey = Survey({name: estimate("x") for name in "abc"}, lambda: 1000.0, whole_jobs=False)
+    spec = {"name": "a", "model": {"model_name_or_path": "x"}, "datasets": [{"path": "rows.jsonl"}]}
+    jobs = [Job(id=name, spec=JobSpec.model_validate(spec)) for name in "abc"]
+    for job, waited in zip(jobs, (500.0, -300.0, 900.0), strict=True):
+        survey.enrol(job, waited_seconds=waited)
+    assert [survey.waiting(job).submitted_seconds for job in jobs] == [500.0, 1000.0, 1000.0]
+    assert sorted(jobs, key=lambda job: survey.waiting(job).order) == jobs

@@ -159,3 +159,31 @@ def test_only_hashes_of_tokens_are_kept(tmp_path: Path) -> None:
     assert ALICE not in repr(vars(tokens))
     assert [(tokens.caller(token) or tokens).name for token in (ALICE, BOB)] == ["a", "b"]  # type: ignore[union-attr]
     assert tokens.caller("") is None
+
+
+def test_tokens_are_rotated_without_a_restart(tmp_path: Path) -> None:
+    path, warned = tmp_path / "rotated.yaml", list[str]()
+    path.write_text(f"- {{name: alice, token: {ALICE}}}\n")
+    path.chmod(0o600)
+    tokens = Tokens.read(path, warn=warned.append)
+    assert tokens.caller(ALICE) is not None
+    path.write_text(f"- {{name: bob, token: {BOB}}}\n- {{name: carol, token: {'c' * 32}}}\n")
+    assert tokens.caller(ALICE) is None
+    assert tokens.caller(BOB) is not None
+    # Half written, gone, or open to others: those before go on to hold, and a person is told once.
+    path.write_text("- {name: bob, tok")
+    for _ in range(2):
+        assert tokens.caller(BOB) is not None
+    path.unlink()
+    for _ in range(2):
+        assert tokens.caller(BOB) is not None
+    path.write_text(f"- {{name: alice, token: {ALICE}}}\n")
+    path.chmod(0o644)
+    for _ in range(2):
+        assert tokens.caller(ALICE) is None
+    assert len(warned) == 3
+    assert all("go on to hold" in said for said in warned)
+    assert "chmod 600" in warned[-1]
+    path.chmod(0o600)
+    assert tokens.caller(ALICE) is not None
+    assert tokens.caller(BOB) is None

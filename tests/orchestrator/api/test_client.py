@@ -172,3 +172,34 @@ def test_prune_deletes_published_adapters_only_where_it_is_told_to(served: Serve
         assert client.prune(order).freed_bytes == 4
         assert not artifact.exists()
         assert (elsewhere / "b/manifest.json").exists()
+
+
+@pytest.mark.parametrize("with_artifact", [True, False])
+def test_what_a_crash_left_undeleted_goes_at_the_next_start_and_nothing_else(
+    served: Served, serve: Serve, with_artifact: bool
+) -> None:
+    """Killed between the commit and the deletions, and in the middle of one."""
+    with served.client() as client:
+        client.submit([spec(name) for name in ("removed", "stripped", "kept")])
+    folders = {}
+    for name in ("removed", "stripped", "kept"):
+        attempt = served.run(name)
+        folders[name] = served.checkpoint(name, attempt, step=1)
+        log = served.data_dir / "logs" / f"{name}.log"
+        log.parent.mkdir(exist_ok=True)
+        log.write_text("it trained")
+        served.publish(name, attempt, {"manifest.json": b"{}"})
+    torn = served.data_dir / "checkpoints" / ".trash-other-1-00"
+    torn.mkdir()
+    assert served.journal.remove_ended(["removed"], artifacts=with_artifact) == {"removed"}
+    assert served.journal.strip_ended(["stripped"]) == {"stripped"}
+    assert {one.job_id for one in served.journal.undeleted()} == {"removed", "stripped"}
+    served.journal.close()
+    again = serve()
+    assert again.journal.undeleted() == []
+    assert [folders[name].exists() for name in ("removed", "stripped", "kept")] == [False, False, True]
+    assert sorted(path.name for path in (again.data_dir / "checkpoints").iterdir()) == ["kept", "stripped"]
+    assert not (again.data_dir / "logs" / "removed.log").exists()
+    assert (again.data_dir / "logs" / "stripped.log").exists()
+    artifacts = ["kept", "stripped"] if with_artifact else ["kept", "removed", "stripped"]
+    assert sorted(path.name for path in (again.data_dir / "artifacts").iterdir()) == artifacts

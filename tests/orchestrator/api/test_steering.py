@@ -55,3 +55,40 @@ def test_priority_and_queue_can_be_changed(served: Served) -> None:
             assert http.patch("/jobs/a", json=wrong).status_code == 422, wrong
         assert http.patch("/jobs/a", content=b"{").status_code == 422
         assert http.patch("/jobs/none", json={"priority": 1}).status_code == 404
+
+
+def test_an_order_by_name_never_reaches_a_job_that_is_past_it(served: Served) -> None:
+    """The id of a name's first job is the name itself, so an ended job would be hit, or one that nobody meant."""
+    with served.http() as http:
+        for _ in range(2):
+            http.post("/jobs", json=spec("a"))
+        # Two live ones: the id is clear.
+        assert http.post("/jobs/a/pause").json()["id"] == "a"
+        served.run("a")
+        served.end("a", JobState.CANCELLED)
+        for answer in (
+            http.post("/jobs/a/cancel"),
+            http.post("/jobs/a/pause"),
+            http.patch("/jobs/a", json={"priority": 1}),
+        ):
+            assert answer.status_code == 409
+            assert answer.json()["type"].endswith("ambiguous-name")
+            assert "say which by its id: a.2, a" in answer.json()["detail"]
+        assert http.get("/jobs/a.2").json()["desired"] == "run"
+        assert http.post("/jobs/a.2/cancel").json()["desired"] == "cancel"
+        # The first one is the one that can be retried.
+        assert http.post("/jobs/a/retry").json()["id"] == "a"
+        served.run("a")
+        served.run("a.2")
+        served.end("a.2", JobState.FAILED)
+        served.journal.remove_ended(["a.2"])
+        http.post("/jobs", json=spec("b"))
+        http.post("/jobs", json=spec("b"))
+        served.run("b")
+        served.end("b", JobState.FAILED)
+        served.journal.remove_ended(["b"])
+        # The id is gone with its job: the name is clear.
+        assert http.post("/jobs/b/cancel").json()["id"] == "b.2"
+        # Nobody else can be meant.
+        served.end("b.2", JobState.CANCELLED)
+        assert http.post("/jobs/b.2/cancel").json()["state"] == "CANCELLED"
