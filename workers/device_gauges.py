@@ -26,7 +26,9 @@ def matrix_flops_per_second(device: torch.device, dtype: torch.dtype) -> float:
     side = 256
     largest = _LARGEST.get(device.type, 1024)
     while True:
-        left = torch.ones(side, side, dtype=dtype, device=device)
+        # Of a generator of its own: jobs' draws must not depend on it. Not of ones, which a GPU multiplies faster.
+        generator = torch.Generator(device).manual_seed(0)
+        left = torch.rand(side, side, dtype=torch.float32, device=device, generator=generator).to(dtype)
         out = left @ left
         seconds = min(_timed(left, out) for _ in range(_REPEATS))
         if seconds >= _ENOUGH_SECONDS or side >= largest:
