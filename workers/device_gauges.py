@@ -16,8 +16,6 @@ _LARGEST = {"cpu": 1024, "cuda": 8192}
 """Sides of the largest matrices that are tried."""
 _READ_SECONDS = 1.0
 """Between two questions to the driver, which takes its time to answer."""
-_LARGEST = {"cpu": 1024, "cuda": 8192}
-"""Sides of the largest matrices that are tried."""
 
 
 def matrix_flops_per_second(device: torch.device, dtype: torch.dtype) -> float:
