@@ -9,7 +9,8 @@ INSTALLED := .venv/.installed
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv real-inputs demo test lint format prometheus dashboards test-slow test-gpu bench chaos simulate wheel clean
+.PHONY: help venv real-inputs demo test lint format prometheus dashboards chromium vendor test-slow test-gpu bench chaos crashes \
+	simulate wheel clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,6 +48,12 @@ prometheus: ## install the Prometheus that the tests of metrics ask, where we ma
 dashboards: $(INSTALLED) ## write Grafana's dashboards and the table of metrics again
 	$(BIN)/python -m dashboards.generate
 
+chromium: ## install the browser that the tests of the web pages drive, where we may (Debian, as root)
+	@command -v chromium >/dev/null || { apt-get update -q && apt-get install -q -y --no-install-recommends chromium; }
+
+vendor: $(INSTALLED) ## fetch the libraries of the web pages and of their tests again, and compare them with the manifests
+	$(BIN)/python -m dashboards.vendoring dashboards/web/vendor tests/web/vendor
+
 test-slow: real-inputs ## the tests that take minutes on two cores
 	$(BIN)/python -m pytest -m slow
 
@@ -61,6 +68,10 @@ bench: real-inputs ## packed training against PEFT and the floor, memory, and a 
 
 chaos: $(INSTALLED) ## 200 kills over 100 small jobs, and what must hold of what is left; about half an hour
 	$(BIN)/python -m tests.faults.chaos --kills 200 --jobs 100
+
+crashes: $(INSTALLED) ## kill -9 of the service: at 1,000 points of its journal, and 20 times while jobs train; about half an hour
+	$(BIN)/python -m tests.faults.crash_points --points 1000
+	$(BIN)/python -m tests.faults.service_kills --kills 20
 
 simulate: $(INSTALLED) ## the scheduling policies on a simulated cluster, against one job per device; a picture in runs/
 	$(BIN)/python -m orchestrator.simulate --plot runs/simulate/simulate.png

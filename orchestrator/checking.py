@@ -10,6 +10,7 @@ import multiprocessing
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
@@ -132,17 +133,16 @@ def check_jobs(connection: Connection) -> None:
 
     quiet_libraries()
     preflight = Preflight()
-    while True:
-        try:
+    # Whoever asks may be killed at any moment.
+    with suppress(EOFError, ConnectionError):
+        while True:
             job_id, spec = connection.recv()
-        except EOFError:
-            return
-        try:
-            estimate, problems = preflight.check(spec)
-            answer = Checked(job_id=job_id, estimate=estimate, problems=tuple(str(one) for one in problems))
-        except Exception as error:  # whatever a library raises over somebody's files is told to that job's owner
-            answer = _failed(job_id, f"{type(error).__name__}: {error}")
-        connection.send(answer)
+            try:
+                estimate, problems = preflight.check(spec)
+                answer = Checked(job_id=job_id, estimate=estimate, problems=tuple(str(one) for one in problems))
+            except Exception as error:  # whatever a library raises over somebody's files is told to that job's owner
+                answer = _failed(job_id, f"{type(error).__name__}: {error}")
+            connection.send(answer)
 
 
 def _failed(job_id: str, problem: str) -> Checked:

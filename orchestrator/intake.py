@@ -64,10 +64,11 @@ class Intake:
         if observation.status is not None:
             record.status = observation.status
         for report in observation.reports:
-            job = self._roster.jobs[report.job_id]
+            # `None` for one that has ended: told again by a worker that was taken over before it was acknowledged.
+            job = self._roster.jobs.get(report.job_id)
             # What a stale attempt says of a job is not heard: another one, or nobody, has the job now.
-            is_current = report.attempt == job.attempt and job.worker_id == observation.worker_id
-            if is_current and job.state in WITH_A_WORKER and _is_new(job, report):
+            is_current = job is not None and (report.attempt, observation.worker_id) == (job.attempt, job.worker_id)
+            if job is not None and is_current and job.state in WITH_A_WORKER and _is_new(job, report):
                 self._take_in(job, report)
             record.heard = max(record.heard, report.number)
         if observation.end is not None:

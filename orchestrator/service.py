@@ -168,6 +168,8 @@ class _Service:
         self._trackers = Trackers(files.root / "trackers", files.on_log)
         self._checker = Checker()
         self._daemon: RayDaemon | None = None
+        self._may_train = False
+        """Whether an earlier service may have left workers that train."""
         self._viewer = Viewer("nothing yet")
         self._id = journal.fix_setting(_SERVICE_ID, secrets.token_hex(6))
         self._sequence = 0
@@ -192,6 +194,7 @@ class _Service:
         """Until a signal comes; then everything is saved within the grace."""
         # Before Ray is there nothing trains, and whatever is broken off is begun again.
         cluster = self._cluster()
+        is_to_end = not self._may_train
         lives = Lives(
             self._journal,
             self._files.job_files,
@@ -203,6 +206,7 @@ class _Service:
         try:
             self._files.job_files.claim(self._id)
             scheduler = self._take_over(cluster, lives)
+            is_to_end = False
             interruption.breaks_off = lambda: cluster.is_interruptible
             try:
                 while interruption.requested is None:
@@ -211,12 +215,13 @@ class _Service:
                 if interruption.is_urgent:
                     raise
             self._drain(scheduler, interruption)
+        except Interrupted:
+            is_to_end = True
+            raise
         finally:
             self._checker.close()
             self._trackers.close()
-            with suppress(Exception):
-                cluster.shutdown()
-            self._stop_ray()
+            self._let_go(cluster, is_to_end=is_to_end)
 
     def _cluster(self) -> ServiceCluster:
         options = self._options
@@ -228,6 +233,7 @@ class _Service:
             return InProcessCluster(host_devices(options.workers or 1))
         # Says which Ray is meant before anything imports it.
         self._daemon = RayDaemon(self._files.root) if options.ray_address is None else None
+        self._may_train = self._daemon is None or self._daemon.find() is not None
         from orchestrator.clusters.ray_nodes import WorkerResources
         from orchestrator.clusters.ray_service import RayService
 
@@ -240,8 +246,12 @@ class _Service:
             lease_seconds=options.lease_seconds,
         )
 
-    def _stop_ray(self) -> None:
-        if self._daemon is not None:
+    def _let_go(self, cluster: ServiceCluster, *, is_to_end: bool) -> None:
+        """End all workers and a Ray of our own; or, where nobody has asked for that, leave them to the next service."""
+        disconnect = getattr(cluster, "disconnect", None)
+        with suppress(Exception):
+            cluster.shutdown() if is_to_end or disconnect is None else disconnect()
+        if is_to_end and self._daemon is not None:
             with suppress(LoraloomError, OSError):
                 self._daemon.stop()
 

@@ -138,6 +138,7 @@ def _manifest(source: Provenance, hashes: Mapping[str, str], adapter: Adapter) -
         },
         "data": {"train_sha256": source.train_fingerprint, "eval_sha256": source.eval_fingerprint},
         "trainable_parameters": adapter.num_parameters,
+        "vllm_command": vllm_command(source, adapter.targets),
         "metrics": metrics(source),
         "ledger": source.ledger.figures(at=0.0),
         "num_threads": source.num_threads,

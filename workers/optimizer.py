@@ -37,7 +37,7 @@ class OptimizerState:
     """What an optimizer goes on from. `moments` are live when asked of it, and copied when given to it."""
 
     moments: Mapping[str, Tensor]
-    """By torch.optim's names, flat, laid out as the adapter; empty before the first step and for plain SGD."""
+    """By torch.optim's names, flat, laid out as the adapter; none for plain SGD."""
     steps: int
     """Steps taken; those that were skipped do not count."""
     learning_rates: tuple[float, ...]
@@ -53,6 +53,10 @@ class JobOptimizer:
         self._adapter = adapter
         self._max_grad_norm = training.max_grad_norm
         self._optimizer = _build(adapter, training)
+        if training.optim != "sgd":
+            # As torch does in the first step, but now: between packs there are no activations whose place in memory the
+            # moments would take for good.
+            self._keep({name: torch.zeros_like(adapter.values) for name in ("exp_avg", "exp_avg_sq")}, steps=0)
         self._schedule = get_scheduler(
             training.lr_scheduler_type,
             self._optimizer,
@@ -90,16 +94,20 @@ class JobOptimizer:
 
     def go_on_from(self, state: OptimizerState) -> None:
         """Stand where another one stood. Not through `load_state_dict`, which would alias what it is given."""
-        values = self._adapter.values
         if state.moments:
-            kept = {name: torch.empty_like(values).copy_(moment) for name, moment in state.moments.items()}
-            # Where torch keeps it for fused optimizers: beside the weights, in fp32 whatever these are.
-            step = torch.tensor(float(state.steps), dtype=torch.float32, device=values.device)
-            self._optimizer.state[values] = {"step": step, **kept}
+            values = self._adapter.values
+            copies = {name: torch.empty_like(values).copy_(moment) for name, moment in state.moments.items()}
+            self._keep(copies, steps=state.steps)
         self._schedule.load_state_dict(dict(state.schedule))
         # The schedule's state does not reach the groups, and the next step reads its rate there.
         for group, rate in zip(self._optimizer.param_groups, state.learning_rates, strict=True):
             group["lr"] = rate
+
+    def _keep(self, moments: Mapping[str, Tensor], *, steps: int) -> None:
+        values = self._adapter.values
+        # Where torch keeps it for fused optimizers: beside the weights, in fp32 whatever these are.
+        step = torch.tensor(float(steps), dtype=torch.float32, device=values.device)
+        self._optimizer.state[values] = {"step": step, **moments}
 
 
 def warmup_steps(training: TrainingSpec, total_steps: int) -> int:

@@ -120,13 +120,12 @@ class Rounds:
         wave = self._runner.arrange(pack, on_one_lane=on_one_lane)
         load = load_of(pack)
         measured = load is not None and self._is_worth_measuring(load) and self.meter.begin()
-        held_bytes = self.meter.held_bytes() - _moment_bytes(pack) if measured else 0
+        held_bytes = self.meter.held_bytes() if measured else 0
         began = time.monotonic()
         taken, failures = self._runner.run(wave, _hand_over)
         seconds = time.monotonic() - began
         if measured and load is not None and not failures:
-            # A job's first step makes its moments, which are the adapter's and not the pack's.
-            self._fit.observe(load, self.meter.peak_bytes() - held_bytes - _moment_bytes(pack))
+            self._fit.observe(load, self.meter.peak_bytes() - held_bytes)
         self._account(pack, wave, taken, seconds, disturbed=bool(measured or failures))
         for one in sorted(taken, key=lambda one: list(self._here).index(one.member.run.job_id)):
             self._take_in(one)
@@ -252,11 +251,6 @@ def _hand_over(member: Member, outcome: Outcome) -> StepReport | EvalReport | No
     if member.work.kind is Kind.TRAIN:
         return member.run.trained(member.work, loss_sum=outcome.loss_sum, seconds=outcome.seconds)
     return member.run.evaluated(member.work, loss_sum=outcome.loss_sum, exact=outcome.exact, seconds=outcome.seconds)
-
-
-def _moment_bytes(pack: Sequence[Member]) -> int:
-    """Bytes of the moments that the optimizers of a pack's jobs hold now."""
-    return sum(moment.nbytes for member in pack for moment in member.run.optimizer.state.moments.values())
 
 
 def _too_large(error: BaseException) -> JobError:

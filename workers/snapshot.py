@@ -89,8 +89,7 @@ class JobSnapshot:
     """The adapter's `adapter_config.json`: `workers.checkpoint.peft_config` makes it."""
     factors: Modules
     moments: Mapping[str, Modules]
-    """By torch.optim's names, `exp_avg` and `exp_avg_sq` or `momentum_buffer`; empty before the first step and for
-    an optimizer without any."""
+    """By torch.optim's names, `exp_avg` and `exp_avg_sq`; empty for plain SGD."""
     gradients: Modules | None
     """Of the optimizer batch in progress, not yet clipped; `None` between two steps."""
     standing: Standing

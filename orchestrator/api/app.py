@@ -15,7 +15,19 @@ from prometheus_client import CollectorRegistry
 
 from jobs.view import ClusterView
 from orchestrator.api import cluster as cluster_routes
-from orchestrator.api import events_stream, files, health, jobs_read, openapi, problems, pruning, steering, submitting
+from orchestrator.api import (
+    events_stream,
+    files,
+    health,
+    jobs_read,
+    openapi,
+    pages,
+    problems,
+    pruning,
+    steering,
+    submitting,
+    timeline,
+)
 from orchestrator.api.address import Address
 from orchestrator.api.authentication import Authentication
 from orchestrator.api.health import RequestTimes
@@ -106,12 +118,14 @@ def build_app(
         events_stream.routes(service, hub),
         cluster_routes.routes(service),
         pruning.routes(service),
+        timeline.routes(service),
     ):
         app.include_router(router, responses=openapi.problems(*openapi.ALWAYS))
     app.include_router(
         health.routes(version=number, not_ready=not_ready, registry=registry),
         responses=openapi.problems(401, 403, 421),
     )
+    app.include_router(pages.routes())
     # The one that is added last is met first.
     app.add_middleware(BodyLimit, limits=limits)
     app.add_middleware(Authentication, address=address, tokens=tokens)

@@ -11,8 +11,10 @@ from orchestrator.api.address import Address
 from orchestrator.api.problems import ApiError
 from orchestrator.api.tokens import Caller, Tokens
 
-OPEN_PATHS = frozenset({"/healthz", "/readyz"})
-"""Answered without a token: they say nothing but that the service lives, to whoever restarts it."""
+OPEN_PATHS = frozenset({"/healthz", "/readyz", "/", "/ui"})
+"""Answered without a token: they say nothing but that the service lives, to whoever restarts it, or are the page that
+asks a person for the token."""
+_OPEN_BELOW = "/ui/"
 
 _SECURITY_HEADERS = {
     "X-Content-Type-Options": "nosniff",
@@ -67,7 +69,7 @@ class Authentication:
                 421,
                 "wrong-host",
                 "the Host header does not name this service; address it by its own name, or give that name to "
-                "`loraloom serve --allowed-host`",
+                "`loraloom serve --name`",
             )
         origin = headers.get("origin")
         if origin is not None and not _same_origin(origin, hosts[0]):
@@ -78,7 +80,7 @@ class Authentication:
         caller = self._tokens.caller(token.strip()) if kind.lower() == "bearer" else None
         if caller is not None:
             return caller
-        if path in OPEN_PATHS:
+        if path in OPEN_PATHS or path.startswith(_OPEN_BELOW):
             return Caller(queues=frozenset())
         challenge = 'Bearer realm="loraloom"' + (', error="invalid_token"' if token else "")
         detail = "the token is not known here" if token else "a token is needed"

@@ -37,6 +37,60 @@ class QueueListing(Model):
     queues: list[QueueItem]
 
 
+class CallerItem(Model):
+    """Who asks, and what they may do."""
+
+    name: str | None
+    """Of the token; null where the service asks for none."""
+    queues: list[str] | None
+    """Where the caller may submit and steer; null for everywhere. Reading is free to every caller."""
+
+
+class TimelineSpan(Model):
+    """A job's time on a worker."""
+
+    job_id: str
+    name: str
+    state: JobState
+    """Of the job, now."""
+    attempt: int
+    worker_id: str | None
+    node: str | None
+    started_unix_seconds: float
+    ended_unix_seconds: float | None
+    """Null while it is there."""
+    why: str | None
+    """Reason code of its end."""
+
+
+class Timeline(Model):
+    """Who shared which worker with whom, and when."""
+
+    since_unix_seconds: float
+    until_unix_seconds: float
+    spans: list[TimelineSpan]
+    """The newest first. Those of one worker that overlap shared its device."""
+    is_whole: bool
+    """Whether these are all there were; else the older ones are left out."""
+
+
+class SweepItem(Model):
+    """A sweep in a list."""
+
+    id: str
+    name: str
+    """Its jobs are named after it, with a number each."""
+    submitted_unix_seconds: float
+    states: dict[JobState, int]
+    """How many of its jobs are in each state."""
+
+
+class SweepListing(Model):
+    """The sweeps that were submitted last, the newest first."""
+
+    sweeps: list[SweepItem]
+
+
 class PruneOrder(Model):
     """What may go. Jobs that have not ended are never touched."""
 

@@ -19,6 +19,7 @@ from orchestrator.journal.errors import (
     Unfit,
 )
 from orchestrator.journal.lock import JournalLocked
+from orchestrator.journal.overview import Span, SweepSummary
 from orchestrator.journal.reading import JournalReader
 from orchestrator.journal.records import (
     ArtifactRecord,
@@ -60,9 +61,11 @@ __all__ = [
     "QuarantinedCheckpoint",
     "Snapshot",
     "Sort",
+    "Span",
     "StaleAttempt",
     "Submission",
     "SubmissionKey",
+    "SweepSummary",
     "UndeletedFiles",
     "Unfit",
 ]

@@ -13,7 +13,7 @@ from sqlalchemy.exc import DatabaseError
 
 from jobs.errors import LoraloomError
 from jobs.records import CheckpointRecord, Event, JobState
-from orchestrator.journal import history, listing, pruning, rows, submitting
+from orchestrator.journal import history, listing, overview, pruning, rows, submitting
 from orchestrator.journal.engine import open_engine
 from orchestrator.journal.errors import AmbiguousName, NoSuchJob
 from orchestrator.journal.intent import INTENTS
@@ -165,6 +165,16 @@ class JournalReader:
         """All jobs of a sweep, in order of submission."""
         with self._reading() as connection:
             return rows.load_jobs(connection, jobs.c.sweep_id == sweep_id)
+
+    def sweeps(self, *, limit: int) -> list[overview.SweepSummary]:
+        """The sweeps that were submitted last, the newest first, at most so many."""
+        with self._reading() as connection:
+            return overview.sweeps(connection, limit)
+
+    def spans(self, *, since: float, limit: int) -> list[overview.Span]:
+        """Who was on which worker since a moment (seconds since the epoch), the newest first, at most so many."""
+        with self._reading() as connection:
+            return overview.spans(connection, since, limit)
 
     def ended(self) -> list[EndedJob]:
         """All jobs that have ended, those that ended first before others."""

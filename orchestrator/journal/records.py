@@ -232,6 +232,7 @@ class MetricPoint:
                 "label_tokens": report.label_tokens,
                 "tokens": report.tokens,
                 "seconds": report.seconds,
+                "attempt": report.attempt,
             },
         )
 

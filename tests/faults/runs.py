@@ -19,7 +19,7 @@ from orchestrator.clusters.processes import descendants
 from orchestrator.journal import JournalReader
 from tests.faults.nursery import Nursery, Request
 
-_SECONDS = 120.0
+_SECONDS = 480.0
 _CLOCKED = ("seconds",)
 
 

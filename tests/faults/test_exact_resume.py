@@ -104,11 +104,14 @@ def test_terminated_it_loses_at_most_the_step_under_way_and_killed_at_most_save_
     for name, step in run.resumed_at().items():
         assert step == stood[name]
     stood = run.last_steps()
+    with run.journal() as journal:
+        committed = {name: journal.checkpoints(name)[0].step for name in stood}
     told = run.finish()
     assert told.count("resumed at step") == 4
-    for name, step in run.resumed_at().items():
-        # Beside `save_steps`, what was trained while the last checkpoint was being written.
-        assert stood[name] - step <= 5 + 3, (name, stood[name], step)
+    assert run.resumed_at() == committed
+    for name, step in committed.items():
+        # Beside `save_steps`, what was trained while the last checkpoint was being written: on a slow disk some steps.
+        assert stood[name] - step <= 5 + 10, (name, stood[name], step)
 
 
 def test_in_a_shared_pack_a_stop_changes_no_more_than_the_order_of_sums(

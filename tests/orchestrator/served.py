@@ -18,8 +18,9 @@ PATIENCE_SECONDS = 240.0
 class Served:
     """One data directory and whichever process serves it."""
 
-    def __init__(self, data_dir: Path, *options: str) -> None:
+    def __init__(self, data_dir: Path, *options: str, patience_seconds: float = PATIENCE_SECONDS) -> None:
         self.data_dir = data_dir
+        self._patience_seconds = patience_seconds
         self._options = options
         self._log = data_dir.with_suffix(".log")
         self.process: subprocess.Popen[bytes] | None = None
@@ -58,7 +59,7 @@ class Served:
         """Send a signal, and wait for the end."""
         assert self.process is not None
         self.process.send_signal(number)
-        return self.process.wait(timeout=PATIENCE_SECONDS)
+        return self.process.wait(timeout=self._patience_seconds)
 
     def close(self) -> None:
         """Whatever became of it, it is gone after this."""
@@ -72,11 +73,11 @@ class Served:
 
     def until(self, happened: Callable[[], object], what: str) -> None:
         """Wait for something, while the process lives."""
-        deadline = time.monotonic() + PATIENCE_SECONDS
+        deadline = time.monotonic() + self._patience_seconds
         while not happened():
             assert self.process is not None
             assert self.process.poll() is None, f"the service ended ({self.process.returncode}): {self.told()}"
-            assert time.monotonic() < deadline, f"not within {PATIENCE_SECONDS:g} s: {what}\n{self.told()}"
+            assert time.monotonic() < deadline, f"not within {self._patience_seconds:g} s: {what}\n{self.told()}"
             time.sleep(0.05)
 
 

@@ -267,7 +267,7 @@ def test_the_autoscaler_is_asked_for_full_packs_of_what_still_waits() -> None:
 
 
 @given(snapshots())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_no_placement_goes_beyond_memory_quota_or_the_base(given: Snapshot) -> None:
     decision = decide(given)
     jobs = {one.id: one for one in given.waiting}
@@ -299,7 +299,7 @@ def test_no_placement_goes_beyond_memory_quota_or_the_base(given: Snapshot) -> N
 
 
 @given(snapshots())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_a_line_that_is_kept_gives_what_a_new_one_gives(given: Snapshot) -> None:
     line = WaitingLine(reversed(given.waiting))
     for one in given.waiting[::2]:
@@ -311,7 +311,7 @@ def test_a_line_that_is_kept_gives_what_a_new_one_gives(given: Snapshot) -> None
 
 
 @given(snapshots(), DEMANDS)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_running_sums_are_the_memory_models_bytes(given: Snapshot, more: object) -> None:
     for one in given.workers:
         demands = [job.demand for job in one.jobs]

@@ -101,7 +101,7 @@ def test_a_queue_at_its_quota_stops_nobody() -> None:
 
 
 @given(snapshots())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_only_strictly_lower_priorities_stop_and_nobody_twice(given: Snapshot) -> None:
     decision = decide(given)
     jobs = {one.id: one for one in given.waiting}
@@ -124,7 +124,7 @@ def test_only_strictly_lower_priorities_stop_and_nobody_twice(given: Snapshot) -
     ),
     st.integers(1, 24),
 )
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_no_smaller_set_and_no_cheaper_one_of_its_size_makes_room(
     rows: list[tuple[int, int, int, int]], asked: int
 ) -> None:

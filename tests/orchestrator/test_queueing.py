@@ -85,13 +85,13 @@ def slow_order(given: Snapshot) -> list[str]:
 
 
 @given(snapshots(most_jobs=40))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_turns_are_those_of_the_slow_twin(given: Snapshot) -> None:
     assert order_of(given) == slow_order(given)
 
 
 @given(snapshots(most_jobs=40), st.data())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_who_fits_nowhere_does_not_change_the_order_within_a_queue(given: Snapshot, data: st.DataObject) -> None:
     given = replace(given, settings=PolicySettings(patience_seconds=math.inf))
     blocked = frozenset(data.draw(st.sets(st.sampled_from([job.id for job in given.waiting])))) if given.waiting else frozenset()  # fmt: skip  # noqa: E501
@@ -141,7 +141,7 @@ def test_every_eighth_turn_is_for_whom_waits_longest() -> None:
 
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), DEMANDS, st.integers(-2, 2), st.integers(0, 5)), max_size=30), st.data())  # fmt: skip  # noqa: E501
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_a_line_holds_what_was_added_and_not_removed(rows: list[tuple[str, object, int, int]], data: st.DataObject) -> None:  # fmt: skip  # noqa: E501
     jobs = [
         waiting(f"j{n}", of=name, demand=asked, priority=priority, submitted_seconds=float(at), sequence=n)

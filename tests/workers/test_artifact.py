@@ -161,6 +161,7 @@ def test_verify_gives_the_manifest_of_an_artifact_that_is_as_it_was_written(tmp_
     manifest = verify(tmp_path / "artifact")
     assert set(manifest["files"]) == FILES - {"manifest.json"}
     assert manifest["trainable_parameters"] == adapter.num_parameters
+    assert f"```\n{manifest['vllm_command']}\n```" in (tmp_path / "artifact" / "README.md").read_text(encoding="utf-8")
     assert manifest["spec_sha256"] == spec.spec_sha256()
     assert manifest["base"]["weights_sha256"] == "b" * 64
     assert JobSpec.model_validate(manifest["spec"]) == spec

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import torch
 from jobs.records import JobState
 from tests.models import Trained, make_data, make_spec, make_worker, tiny_gpt2, tiny_llama, train
 from tests.workers.test_isolation import assert_close, assert_same_bits, data_of, nan_weights, odd_llama, spec_of
+from workers.dataset import Row
 from workers.lane import Lane
 
 NAMES = ("faulty", "left", "middle", "right")
@@ -77,16 +78,23 @@ def test_lanes_hold_one_copy_of_the_weights(tmp_path: Path) -> None:
         assert all(other[name] is first[name] for name in first)
 
 
-def breaking(monkeypatch: pytest.MonkeyPatch, error: Callable[[int], Exception | None]) -> list[int]:
-    """Let lanes raise what `error` says of a pack's tokens; half way, when gradients have been written already."""
+def num_tokens(rows: Sequence[Row]) -> int:
+    return sum(len(row.ids) for row in rows)
+
+
+def breaking(monkeypatch: pytest.MonkeyPatch, error: Callable[[Sequence[Row]], Exception | None]) -> list[int]:
+    """Let lanes raise what `error` says of a pack's rows; half way, when gradients have been written already.
+
+    Returns:
+        The tokens of the packs that ran, from now on.
+    """
     ran: list[int] = []
     original = Lane.train
 
     def train_or_break(self: Lane, rows: Any, segments: Any, *args: Any, **kwargs: Any) -> Any:
-        tokens = sum(len(row.ids) for row in rows)
-        ran.append(tokens)
+        ran.append(num_tokens(rows))
         losses = original(self, rows, segments, *args, **kwargs)
-        if (found := error(tokens)) is not None:
+        if (found := error(rows)) is not None:
             raise found
         return losses
 
@@ -103,7 +111,7 @@ def test_a_pack_that_runs_out_of_memory_is_halved_until_it_fits(
     num_lanes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = together(tmp_path / "roomy", num_lanes=num_lanes)
-    ran = breaking(monkeypatch, lambda tokens: out_of_memory() if tokens > 23 else None)
+    ran = breaking(monkeypatch, lambda rows: out_of_memory() if num_tokens(rows) > 23 else None)
     tight = together(tmp_path / "tight", num_lanes=num_lanes)
     assert max(ran) > 23
     for name in NAMES:
@@ -125,7 +133,7 @@ def test_a_micro_batch_that_breaks_every_pack_it_is_in_does_not_hold_up_its_job(
         return train(worker, [make_spec(name, training=training) for name in lengths])
 
     expected = trained("roomy")
-    ran = breaking(monkeypatch, lambda tokens: out_of_memory() if tokens > 20 else None)
+    ran = breaking(monkeypatch, lambda rows: out_of_memory() if num_tokens(rows) > 20 else None)
     tight = trained("tight")
     assert max(ran) > 20
     for name in lengths:
@@ -147,7 +155,7 @@ def test_only_the_job_that_does_not_fit_alone_fails(
         return train(worker, [make_spec(name, packing=packing, training=training) for name in names])
 
     expected = trained("without", ("small", "other"))
-    breaking(monkeypatch, lambda tokens: out_of_memory() if tokens > 25 else None)
+    breaking(monkeypatch, lambda rows: out_of_memory() if num_tokens(rows) > 25 else None)
     found = trained("with", ("small", "large", "other"))
     assert found.end("large").state is JobState.FAILED
     assert found.end("large").reason == "memory"

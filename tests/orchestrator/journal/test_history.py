@@ -80,7 +80,7 @@ def test_all_or_none(two: Journal) -> None:
     two.record_metrics([])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     steps=st.lists(st.integers(0, 400), min_size=1, max_size=60, unique=True).map(sorted),
     cuts=st.lists(st.integers(1, 8), max_size=40),
@@ -154,7 +154,7 @@ def test_a_job_that_starts_over_has_its_first_steps_in_full(two: Journal) -> Non
 def test_points_of_reports() -> None:
     step = StepReport(
         job_id="a", step=3, total_steps=9, epoch=0.5, loss=1.5, learning_rate=0.1, grad_norm=2.0, label_tokens=4,
-        tokens=8, seconds=0.25,
+        tokens=8, seconds=0.25, attempt=2,
     )  # fmt: skip
     assert MetricPoint.of_step(step) == MetricPoint(
         job_id="a",
@@ -162,7 +162,7 @@ def test_points_of_reports() -> None:
         kind="train",
         values={
             "epoch": 0.5, "loss": 1.5, "learning_rate": 0.1, "grad_norm": 2.0, "label_tokens": 4, "tokens": 8,
-            "seconds": 0.25,
+            "seconds": 0.25, "attempt": 2,
         },
     )  # fmt: skip
     evaluation = EvalReport(

@@ -1,0 +1,144 @@
+// A sweep: its jobs by what they reached, only what differs between them, and their curves together.
+import { get } from "../api.js";
+import { columns, fetchCurves } from "../curves.js";
+import { html, useEffect, useMemo, useState } from "../dom.js";
+import { figure, loss, plain, plural } from "../format.js";
+import { useLive } from "../live.js";
+import { Chart } from "../parts/chart.js";
+import { Progress } from "../parts/meter.js";
+import { Empty, Known } from "../parts/notices.js";
+import { Page, Panel } from "../parts/page.js";
+import { isEnded, State, StateBar } from "../parts/state.js";
+import { choosing, Table, useTable } from "../parts/table.js";
+import { Link, to } from "../router.js";
+import { thread, threadStyle } from "../threads.js";
+
+const FIRST_CURVES = 12;
+const MOST_CURVES = 24;
+const AT_ONCE = 4;
+const METRICS = [["eval_loss", "Held-out loss"], ["loss", "Train loss"]];
+// Every job has its own: they tell nothing of what was tried.
+const NO_PARAMETERS = new Set(["labels.sweep", "name"]);
+
+export function SweepPage({ id }) {
+  const [isSettled, setSettled] = useState(false);
+  const ids = new Set();
+  const live = useLive(
+    async (signal) => {
+      const found = await get(`/sweeps/${encodeURIComponent(id)}`, { signal });
+      setSettled(found.jobs.every((job) => isEnded(job.state)));
+      return found;
+    },
+    { key: id, every: isSettled ? 0 : 5000, concerns: (event) => ids.has(event.job_id) },
+  );
+  for (const job of live.data?.jobs ?? []) ids.add(job.id);
+  if (live.problem?.status === 404 && !live.data) {
+    return html`<${Page} title="No such sweep"><${Empty} title="There is no sweep of that id">
+      Its jobs may have been pruned. <${Link} href=${to.sweeps()}>All sweeps<//>
+    <//><//>`;
+  }
+  const name = live.data?.jobs[0]?.labels.sweep ?? id;
+  return html`<${Page} title=${name} heading=${`Sweep ${name}`}>
+    <${Known} live=${live} what="the sweep">${(sweep) => html`<${Body} sweep=${sweep} isSettled=${isSettled} />`}<//>
+  <//>`;
+}
+
+function Body({ sweep, isSettled }) {
+  const hasEval = sweep.jobs.some((job) => job.progress.eval_loss !== null);
+  const best = (job) => (hasEval ? job.progress.eval_loss : job.progress.train_loss) ?? Infinity;
+  const [chosen, setChosen] = useState(null);
+  const first = useMemo(() => {
+    const ranked = [...sweep.jobs].sort((a, b) => best(a) - best(b)).slice(0, FIRST_CURVES);
+    return Object.fromEntries(ranked.map((job) => [job.id, true]));
+  }, [sweep.id]);
+  const selection = chosen ?? first;
+  const fields = sweep.varies.filter((field) => !NO_PARAMETERS.has(field));
+  const jobs = sweep.jobs.filter((job) => selection[job.id]);
+  return html`
+    <p class="row sweep-head"><${StateBar} states=${sweep.states} /> <span>${plural(sweep.jobs.length, "job")};
+      ${fields.length ? html` they differ in ${fields.map((field, at) => html`${at ? ", " : ""}<code>${field}</code>`)}` : " they are alike"}.</span></p>
+    <${Panel} title="Curves together" aside=${html`<span class="soft">${plural(jobs.length, "job")} chosen below</span>`}>
+      <${Curves} jobs=${jobs} isSettled=${isSettled} />
+    <//>
+    <${Panel} title="Jobs by what they reached">
+      <${Listing} sweep=${sweep} fields=${fields} hasEval=${hasEval} selection=${selection} setSelection=${setChosen} />
+    <//>
+  `;
+}
+
+function Listing({ sweep, fields, hasEval, selection, setSelection }) {
+  const columnsOf = useMemo(
+    () => [
+      choosing((job) => job.name),
+      { id: "name", header: "Job", accessorKey: "name", cell: ({ row: { original: job } }) => html`<i class="thread" /><${Link} href=${to.job(job.id)}>${job.name}<//>`, meta: { class: "name" } },
+      ...fields.map((field) => ({
+        id: field,
+        header: html`<span title=${field}>${field.split(".").pop()}</span>`,
+        accessorFn: (job) => job.values[field],
+        cell: ({ getValue }) => (typeof getValue() === "number" ? figure(getValue()) : plain(getValue())),
+        sortUndefined: "last",
+        meta: { align: "right" },
+      })),
+      { id: "eval_loss", header: "Held-out loss", accessorFn: (job) => job.progress.eval_loss ?? undefined, cell: ({ getValue }) => loss(getValue()), sortUndefined: "last", meta: { align: "right" } },
+      { id: "exact", header: "Exact match", accessorFn: (job) => job.progress.eval_exact_match ?? undefined, cell: ({ getValue }) => (getValue() === undefined ? "–" : `${(100 * getValue()).toFixed(1)} %`), sortUndefined: "last", meta: { align: "right", isWide: true } },
+      { id: "loss", header: "Loss", accessorFn: (job) => job.progress.train_loss ?? undefined, cell: ({ getValue }) => loss(getValue()), sortUndefined: "last", meta: { align: "right" } },
+      { id: "steps", header: "Steps", accessorFn: (job) => job.progress.step, cell: ({ row }) => html`<${Progress} progress=${row.original.progress} />`, meta: { isWide: true } },
+      { id: "state", header: "State", accessorKey: "state", cell: ({ getValue }) => html`<${State} state=${getValue()} />` },
+    ],
+    [fields.join(" ")],
+  );
+  const table = useTable({
+    data: sweep.jobs,
+    columns: columnsOf,
+    rowId: (job) => job.id,
+    sorting: [{ id: hasEval ? "eval_loss" : "loss", desc: false }],
+    selection,
+    onSelection: setSelection,
+  });
+  return html`<${Table} table=${table} caption="Jobs of the sweep" rowStyle=${(job) => threadStyle(job.id)} />`;
+}
+
+function Curves({ jobs, isSettled }) {
+  const shown = jobs.slice(0, MOST_CURVES);
+  const ids = shown.map((job) => job.id);
+  const [metric, setMetric] = useState("loss");
+  const live = useLive((signal, known) => fetchAll(ids, signal, known), { key: ids.join(" "), every: isSettled ? 0 : 6000, concerns: () => false });
+  const chart = useMemo(() => together(shown, live.data, metric), [live.data, metric, ids.join(" ")]);
+  const hasEval = [...(live.data?.values() ?? [])].some(({ points }) => points.some((point) => point.kind === "eval"));
+  useEffect(() => {
+    if (!hasEval) setMetric("loss");
+  }, [hasEval]);
+  if (!shown.length) return html`<${Empty} title="No job is chosen">Choose some in the table below.<//>`;
+  return html`
+    ${hasEval &&
+    html`<div class="row tabs end" role="group" aria-label="Which curve">
+      ${METRICS.map(([value, name]) => html`<button key=${value} aria-pressed=${value === metric} onClick=${() => setMetric(value)}>${name}</button>`)}
+    </div>`}
+    <${Known} live=${live} what="curves">${() => html`<${Chart} title=${METRICS.find(([value]) => value === metric)[1]} ...${chart} height=${260} />`}<//>
+    ${jobs.length > MOST_CURVES && html`<p class="aside">Only the first ${MOST_CURVES} of ${jobs.length} are drawn.</p>`}
+  `;
+}
+
+async function fetchAll(ids, signal, known) {
+  const found = new Map();
+  const waiting = [...ids];
+  const worker = async () => {
+    for (let id = waiting.shift(); id; id = waiting.shift()) found.set(id, await fetchCurves(id, signal, known?.get(id)));
+  };
+  await Promise.all(Array.from({ length: AT_ONCE }, worker));
+  return found;
+}
+
+function together(jobs, curves, metric) {
+  const found = jobs.map((job) => [job, columns(curves?.get(job.id)?.points ?? [], [metric])]);
+  const steps = [...new Set(found.flatMap(([, one]) => one.steps))].sort((a, b) => a - b);
+  const at = new Map(steps.map((step, index) => [step, index]));
+  const series = found.map(([job, one]) => {
+    const values = new Array(steps.length).fill(null);
+    one.steps.forEach((step, index) => {
+      values[at.get(step)] = one[metric][index];
+    });
+    return { label: job.name, colour: `--thread-${thread(job.id)}`, values };
+  });
+  return { x: steps, series };
+}

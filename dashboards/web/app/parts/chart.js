@@ -1,0 +1,112 @@
+// Curves over steps, drawn by uPlot.
+import { html, useEffect, useRef } from "../dom.js";
+import { figure } from "../format.js";
+import { useStore } from "../store.js";
+import { theme } from "../theme.js";
+import { colour } from "../threads.js";
+import uPlot from "../../vendor/uplot.js";
+
+const FONT = '11px "Plex Sans", system-ui, sans-serif';
+
+/**
+ * Curves that grow.
+ *
+ * @param x steps, ascending
+ * @param series `{label, colour (a property of the style sheet), values, isPoints}`, values `null` where there are none
+ * @param marks `{x, label}`: lines across, such as where an attempt began
+ * @param group charts of one group show the same step under the pointer
+ */
+export function Chart({ title, x, series, marks = [], group, isLog = false, height = 200 }) {
+  const place = useRef(null);
+  const plot = useRef(null);
+  const shown = useRef(marks);
+  shown.current = marks;
+  const look = useStore(theme);
+  const shape = JSON.stringify([series.map((one) => [one.label, one.colour, one.isPoints]), isLog, group, height, look]);
+  const data = [x, ...series.map((one) => one.values)];
+
+  useEffect(() => {
+    const made = new uPlot(options({ series, isLog, group, height, marks: shown }), data, place.current);
+    made.setSize({ width: place.current.clientWidth || 300, height });
+    plot.current = made;
+    const watch = new ResizeObserver(([entry]) => {
+      const width = Math.floor(entry.contentRect.width);
+      if (width > 0 && width !== made.width) made.setSize({ width, height });
+    });
+    watch.observe(place.current);
+    return () => {
+      watch.disconnect();
+      made.destroy();
+    };
+  }, [shape]);
+  useEffect(() => plot.current.setData(data), [x, ...series.map((one) => one.values), marks.length]);
+
+  return html`<figure class="chart" data-points=${x.length}>
+    <figcaption>${title}</figcaption>
+    <div ref=${place} role="img" aria-label=${`${title}: ${summary(x, series)}`} />
+  </figure>`;
+}
+
+function options({ series, isLog, group, height, marks }) {
+  const ink = colour("--ink-soft");
+  const grid = { stroke: colour("--line"), width: 1 };
+  const ticks = { ...grid, size: 4 };
+  const axis = { stroke: ink, grid, ticks, font: FONT, labelFont: FONT };
+  return {
+    width: 300,
+    height,
+    cursor: { sync: group ? { key: group } : undefined, points: { size: 6 }, drag: { x: true, y: false } },
+    legend: { live: true },
+    scales: { x: { time: false }, y: { distr: isLog ? 3 : 1 } },
+    axes: [
+      { ...axis, size: 26, gap: 3 },
+      { ...axis, size: 54, gap: 4, values: (_, values) => values.map((value) => (value === null ? "" : figure(value, 3))) },
+    ],
+    series: [
+      { label: "step", value: (_, value) => value ?? "–" },
+      ...series.map((one) => ({
+        label: one.label,
+        stroke: colour(one.colour),
+        width: 1.5,
+        spanGaps: true,
+        paths: one.isPoints ? () => null : undefined,
+        points: one.isPoints ? { show: true, size: 7, width: 2, fill: colour("--surface") } : { show: false },
+        value: (_, value) => figure(value),
+      })),
+    ],
+    hooks: { draw: [(made) => drawMarks(made, marks.current)] },
+  };
+}
+
+function drawMarks({ ctx, bbox, valToPos }, marks) {
+  const ratio = devicePixelRatio;
+  ctx.save();
+  ctx.strokeStyle = ctx.fillStyle = colour("--warn-ink");
+  ctx.font = `${11 * ratio}px "Plex Sans", system-ui, sans-serif`;
+  ctx.textBaseline = "top";
+  ctx.lineWidth = ratio;
+  ctx.setLineDash([4 * ratio, 3 * ratio]);
+  for (const { x, label } of marks) {
+    const at = Math.round(valToPos(x, "x", true));
+    if (at < bbox.left || at > bbox.left + bbox.width) continue;
+    ctx.beginPath();
+    ctx.moveTo(at, bbox.top);
+    ctx.lineTo(at, bbox.top + bbox.height);
+    ctx.stroke();
+    const isRight = at + ctx.measureText(label).width + 8 * ratio < bbox.left + bbox.width;
+    ctx.textAlign = isRight ? "left" : "right";
+    ctx.fillText(label, at + (isRight ? 4 : -4) * ratio, bbox.top + 2 * ratio);
+  }
+  ctx.restore();
+}
+
+function summary(x, series) {
+  return series
+    .map(({ label, values }) => {
+      const known = values.map((value, at) => [x[at], value]).filter(([, value]) => value !== null);
+      if (!known.length) return `${label} has no values yet`;
+      const [first, last] = [known[0], known.at(-1)];
+      return `${label} from ${figure(first[1])} at step ${first[0]} to ${figure(last[1])} at step ${last[0]}`;
+    })
+    .join("; ");
+}

@@ -1,0 +1,27 @@
+// The frame of a page: its title, for people and for the tab.
+import { html, useEffect } from "../dom.js";
+
+export function Page({ title, heading, aside, children }) {
+  useEffect(() => {
+    document.title = `${title} · Loraloom`;
+  }, [title]);
+  return html`<main id="main">
+    <div class="page-head">
+      <h1 tabindex="-1">${heading ?? title}</h1>
+      ${aside}
+    </div>
+    ${children}
+  </main>`;
+}
+
+export const Panel = ({ title, aside, children, className = "" }) => html`
+  <section class=${`panel ${className}`} aria-label=${title}>
+    <header><h2>${title}</h2>${aside}</header>
+    ${children}
+  </section>
+`;
+
+/** Names and values. */
+export const Facts = ({ facts, className = "" }) => html`<dl class=${`facts ${className}`}>
+  ${facts.filter(Boolean).map(([name, value, title]) => html`<div key=${name} title=${title}><dt>${name}</dt><dd>${value}</dd></div>`)}
+</dl>`;

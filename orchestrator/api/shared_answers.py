@@ -1,0 +1,35 @@
+"""Answers that many ask for at once and that may be a moment old: made once for all of them."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Hashable
+from typing import Generic, TypeVar
+
+Answer = TypeVar("Answer")
+
+
+class SharedAnswers(Generic[Answer]):
+    """Keeps an answer for a moment; however many ask meanwhile, the journal is asked once."""
+
+    def __init__(self, *, keep_seconds: float, now: Callable[[], float] = time.monotonic) -> None:
+        """Nothing is known yet.
+
+        Args:
+            keep_seconds: How old an answer may be.
+            now: Monotonic seconds.
+        """
+        self._keep_seconds = keep_seconds
+        self._now = now
+        self._lock = threading.Lock()
+        self._known: dict[Hashable, tuple[float, Answer]] = {}
+
+    def get(self, key: Hashable, make: Callable[[], Answer]) -> Answer:
+        """The answer to a question, made anew if it is too old. An error is passed on and not kept."""
+        with self._lock:
+            at = self._now()
+            self._known = {one: entry for one, entry in self._known.items() if at - entry[0] < self._keep_seconds}
+            if key not in self._known:
+                self._known[key] = (at, make())
+            return self._known[key][1]

@@ -1,0 +1,93 @@
+"""What happened over all jobs: who was where and when, and which sweeps there are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, column, func, or_, select, text
+
+from jobs.records import JobState
+from orchestrator.journal.tables import attempts, jobs
+
+_LISTING = text("jobs INDEXED BY jobs_listing")
+"""Holds all that is needed of a job here, so that no row with its spec is read."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Span:
+    """A job's time on a worker."""
+
+    job_id: str
+    name: str
+    state: JobState
+    """Of the job, now."""
+    attempt: int
+    worker_id: str | None
+    node: str | None
+    started_unix_seconds: float
+    ended_unix_seconds: float | None
+    """`None` while it is there."""
+    why: str | None
+    """Reason code of its end."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepSummary:
+    """A sweep in a list."""
+
+    id: str
+    first_name: str
+    """Of its jobs' names, the first in the order of the alphabet."""
+    submitted_unix_seconds: float
+    states: dict[JobState, int]
+    """How many of its jobs are in each state."""
+
+
+def spans(connection: Connection, since: float, limit: int) -> list[Span]:
+    """Attempts that were open at a moment or began later, the newest first, at most so many."""
+    query = (
+        select(
+            attempts.c.job_id, jobs.c.name, jobs.c.state, attempts.c.number.label("attempt"), attempts.c.worker_id,
+            attempts.c.node, attempts.c.started_unix_seconds, attempts.c.ended_unix_seconds, attempts.c.why,
+        )
+        .join_from(attempts, jobs, attempts.c.job_id == jobs.c.id)
+        .where(or_(attempts.c.is_open, attempts.c.ended_unix_seconds >= since))
+        .order_by(attempts.c.started_unix_seconds.desc(), attempts.c.job_id)
+        .limit(limit)
+    )  # fmt: skip
+    return [Span(**{**row, "state": JobState(row["state"])}) for row in connection.execute(query).mappings()]
+
+
+def sweeps(connection: Connection, limit: int) -> list[SweepSummary]:
+    """The sweeps that were submitted last, the newest first, at most so many."""
+    sweep_id, state, name, submitted = (column(one) for one in ("sweep_id", "state", "name", "submitted"))
+    query = (
+        select(
+            sweep_id, state, func.count().label("number"), func.min(name).label("first"),
+            func.min(submitted).label("submitted"),
+        )
+        .select_from(_LISTING)
+        .where(sweep_id.is_not(None))
+        .group_by(sweep_id, state)
+    )  # fmt: skip
+    parts: dict[str, list[tuple[str, int, str, int]]] = {}
+    for key, of_state, number, first, position in connection.execute(query):
+        parts.setdefault(key, []).append((of_state, number, first, position))
+    began = {key: min(part[3] for part in found) for key, found in parts.items()}
+    newest = sorted(parts, key=lambda key: -began[key])[:limit]
+    times = _times(connection, [began[key] for key in newest])
+    return [
+        SweepSummary(
+            id=key,
+            first_name=min(part[2] for part in parts[key]),
+            submitted_unix_seconds=times[began[key]],
+            states={JobState(part[0]): part[1] for part in parts[key]},
+        )
+        for key in newest
+    ]
+
+
+def _times(connection: Connection, positions: Sequence[int]) -> dict[int, float]:
+    query = select(jobs.c.submitted, jobs.c.submitted_unix_seconds).where(jobs.c.submitted.in_(positions))
+    return {row.submitted: row.submitted_unix_seconds for row in connection.execute(query)}

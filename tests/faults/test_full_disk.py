@@ -1,0 +1,74 @@
+"""A disk that is really full: a small tmpfs, filled at seeded moments, with room made again afterwards."""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.faults.nursery import Nursery
+from tests.faults.runs import Run
+
+WriteSpecs = Callable[..., Path]
+
+SIZE_BYTES = 16 * 2**20
+TRAINING = {"max_steps": 60, "per_device_train_batch_size": 2, "logging_steps": 1, "save_steps": 2}
+JOB = {"scheduling": {"packing": "exact"}, "training": TRAINING}
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={SIZE_BYTES}", "tmpfs", str(folder)]
+    try:
+        done = subprocess.run(mount, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        pytest.skip("there is no mount command")
+    if done.returncode != 0:
+        pytest.skip(f"this user may not mount a tmpfs: {done.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def fill(ballast: Path) -> None:
+    """Take all the room that is left."""
+    with ballast.open("ab", buffering=0) as stream:
+        size = 2**16
+        while size:
+            try:
+                stream.write(b"\0" * size)
+            except OSError as error:
+                if error.errno != errno.ENOSPC:
+                    raise
+                size //= 2
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_filled_at_any_moment_it_says_so_and_goes_on_to_the_same_bytes_when_there_is_room(
+    nursery: Nursery, write_specs: WriteSpecs, tmp_path: Path, small_disk: Path, seed: int
+) -> None:
+    specs = write_specs(JOB, JOB)
+    whole = Run(nursery, specs, tmp_path / "whole")
+    whole.finish()
+    run = Run(nursery, specs, small_disk)
+    ballast = small_disk / "ballast"
+    draw = random.Random(seed)
+    run.start()
+    step = 0
+    for told in range(1, 4):
+        step += draw.randint(1, 30)
+        assert run.wait_until_told(r" step \d+/", times=step), run.told()
+        fill(ballast)
+        # Whoever needs room first says so: a checkpoint, an adapter or the journal.
+        assert run.wait_until_told(r"no room to write", times=told), run.told()
+        os.unlink(ballast)
+    assert run.wait() == 0, run.told()
+    assert run.adapters() == whole.adapters()
+    assert run.metrics() == whole.metrics()
+    run.check_history()

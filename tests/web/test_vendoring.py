@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from dashboards.vendoring import MANIFEST, problems, read
+from dashboards.web import FOLDER
+
+OURS, TESTS = FOLDER / "vendor", Path(__file__).parent / "vendor"
+
+
+@pytest.mark.parametrize("folder", [OURS, TESTS], ids=["pages", "tests"])
+def test_what_others_wrote_is_what_the_manifest_says_with_its_licence(folder: Path) -> None:
+    assert problems(folder) == []
+    for package in read(folder):
+        assert package["version"]
+        assert package["licence"] in ("MIT", "Apache-2.0", "MPL-2.0", "OFL-1.1")
+        assert any("licence" in entry["to"] for entry in package["files"])
+
+
+def test_a_changed_a_missing_and_a_foreign_file_are_told(tmp_path: Path) -> None:
+    folder = tmp_path / "vendor"
+    shutil.copytree(OURS, folder)
+    (folder / "htm.js").write_bytes((folder / "htm.js").read_bytes() + b" ")
+    (folder / "preact.js").unlink()
+    (folder / "extra.js").write_text("")
+    told = problems(folder)
+    assert [("htm.js" in one, "preact.js" in one, "extra.js" in one) for one in told] == [
+        (False, True, False),
+        (True, False, False),
+        (False, False, True),
+    ]
+    manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    assert all(len(entry["sha256"]) == 64 for package in manifest["packages"] for entry in package["files"])
+
+
+def test_our_scripts_import_nothing_but_files_of_ours_and_make_no_markup_from_text() -> None:
+    for path in sorted((FOLDER / "app").rglob("*.js")):
+        text = path.read_text(encoding="utf-8")
+        assert not [
+            sink
+            for sink in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "new Function")
+            if sink in text
+        ], path
+        assert "dangerouslySetInnerHTML" not in text, path
+        assert "://" not in text, path
