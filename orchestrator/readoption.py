@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol
@@ -25,7 +25,12 @@ class Adopting(Protocol):
 
 
 def readopt(
-    journal: Journal, cluster: Adopting, *, at: float, unpublished: Mapping[str, Unpublished] = MappingProxyType({})
+    journal: Journal,
+    cluster: Adopting,
+    *,
+    at: float,
+    unpublished: Mapping[str, Unpublished] = MappingProxyType({}),
+    on_lost: Callable[[], None] = lambda: None,
 ) -> list[NewWorker]:
     """Take over the workers that live, and end the attempts of which none does.
 
@@ -38,6 +43,7 @@ def readopt(
         cluster: Joined, and not used yet.
         at: Seconds since the epoch, for events.
         unpublished: What attempts have made and left to be published: those need no worker any more.
+        on_lost: Called for each attempt that died with its worker.
     """
     attempts: dict[str, dict[str, int]] = {}
     begun = journal.begun()
@@ -58,6 +64,7 @@ def readopt(
                 at=at,
                 progress=replace(job.progress, ledger=job.progress.ledger.lost().waits(at)),
             )
+            on_lost()
         elif not job.attempt_is_open and job.state is JobState.RECOVERING:
             journal.change(
                 job.id,

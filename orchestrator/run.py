@@ -17,6 +17,7 @@ from rich.text import Text
 from jobs.errors import LoraloomError, Problem, SpecError
 from jobs.loading import LoadedSpec, load_files, locate
 from jobs.records import Job
+from orchestrator.cluster_view import Viewer
 from orchestrator.clusters import Cluster
 from orchestrator.clusters.host import host_devices
 from orchestrator.interruption import GRACE_SECONDS, Interrupted, Interruption
@@ -149,7 +150,7 @@ def _train(
         if options.metrics_port is not None:
             stack.enter_context(scraped(monitoring.registry, options.metrics_port))
             journal.on_commit = monitoring.recorder.committed
-        surveyor = Surveyor(monitoring.recorder.grad_norm)
+        surveyor, viewer = Surveyor(monitoring.recorder.grad_norm), Viewer("run")
         for job in jobs:
             monitoring.recorder.submitted(job.queue)
         trackers = Trackers(files.root / "trackers", files.on_log)
@@ -179,7 +180,9 @@ def _train(
                 refresh()
                 if options.metrics_port is not None:
                     monitoring.recorder.turned(scheduler.tick_seconds)
-                    monitoring.figures = surveyor.take(scheduler, count_jobs=True)
+                    if surveyor.is_due:
+                        cluster_view = viewer.view(scheduler, cluster.devices(), budget)
+                        monitoring.figures = surveyor.take(scheduler, cluster_view, count_jobs=True)
         except Interrupted:
             if interruption.is_urgent:
                 raise

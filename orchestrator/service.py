@@ -258,7 +258,13 @@ class _Service:
     def _take_over(self, cluster: ServiceCluster, lives: Lives) -> Scheduler:
         """Begin with what the journal has and what still trains."""
         unpublished = {job_id: Unpublished(**one) for job_id, one in (self._journal.setting(UNPUBLISHED) or {}).items()}
-        adopted = readopt(self._journal, cluster, at=time.time(), unpublished=unpublished)
+        adopted = readopt(
+            self._journal,
+            cluster,
+            at=time.time(),
+            unpublished=unpublished,
+            on_lost=self._monitoring.recorder.lost_meanwhile,
+        )
         for folder in self._staged():
             if folder.name not in {worker.id for worker in adopted}:
                 shutil.rmtree(folder, ignore_errors=True)
@@ -362,7 +368,8 @@ class _Service:
             self._viewed_at = now
             budget = self._budget or WorkerSettings(staging_dir=self._files.staging).token_budget
             self.view = self._viewer.view(scheduler, cluster.devices(), budget)
-            self._monitoring.figures = self._surveyor.take(scheduler, self.view)
+            if self._surveyor.is_due:
+                self._monitoring.figures = self._surveyor.take(scheduler, self.view)
             self._trackers.pass_on()
         if now - self._reasoned_at >= _REASONS_SECONDS:
             self._reasoned_at = now

@@ -8,29 +8,34 @@ from typing import Any
 
 import torch
 
-_ENOUGH_SECONDS = 0.02
-"""A product that takes as long is long enough to be timed."""
-_REPEATS = 3
-_READ_SECONDS = 1.0
-"""Between two questions to the driver, which takes its time to answer."""
+_TRIES = 5
+_MOST_SECONDS = 0.5
+"""After so long no larger matrices are tried."""
+_SMALLEST = 256
 _LARGEST = {"cpu": 1024, "cuda": 8192}
 """Sides of the largest matrices that are tried."""
+_READ_SECONDS = 1.0
+"""Between two questions to the driver, which takes its time to answer."""
 
 
 def matrix_flops_per_second(device: torch.device, dtype: torch.dtype) -> float:
     """Floating-point operations a second of a product of two square matrices: the best of some.
 
-    With all the threads that torch has here; takes some hundredths of a second, on a slow device more. What a step's
-    products are measured against is what this very device does, not what a data sheet says.
+    With all the threads that torch has here, and the best of all tries, since others may be at work on the machine;
+    takes some tenths of a second. What a step's products are measured against is what this very device does, not what
+    a data sheet says.
     """
-    side = 256
-    largest = _LARGEST.get(device.type, 1024)
+    side, best, began = _SMALLEST, 0.0, time.perf_counter()
+    largest = _LARGEST.get(device.type, _LARGEST["cpu"])
     while True:
-        left = torch.ones(side, side, dtype=dtype, device=device)
+        # Of a generator of its own: jobs' draws must not depend on it. Not of ones, which a GPU multiplies faster.
+        generator = torch.Generator(device).manual_seed(0)
+        left = torch.rand(side, side, dtype=torch.float32, device=device, generator=generator).to(dtype)
         out = left @ left
-        seconds = min(_timed(left, out) for _ in range(_REPEATS))
-        if seconds >= _ENOUGH_SECONDS or side >= largest:
-            return 2.0 * side**3 / seconds
+        seconds = min(_timed(left, out) for _ in range(_TRIES))
+        best = max(best, 2.0 * side**3 / seconds)
+        if side >= largest or time.perf_counter() - began >= _MOST_SECONDS:
+            return best
         side *= 2
 
 

@@ -88,6 +88,10 @@ class Accounts:
         alone = sum(self.times.alone_seconds(kind, account.micro_batches[kind], account.tokens[kind]) for kind in Kind)
         return replace(account.usage, alone_seconds=alone)
 
+    def last_usage(self, job_id: str) -> Usage | None:
+        """The same; `None` for a job of which the last was told."""
+        return self.usage(job_id) if job_id in self._accounts else None
+
     def begin(self, job_id: str) -> None:
         """A new attempt at a job comes here."""
         self._accounts[job_id] = _Account()

@@ -326,9 +326,9 @@ class Worker:
             case CheckpointReport():
                 # One of an earlier attempt here, which has no account any more.
                 mine = report.attempt == attempt
-                return replace(report, usage=self._accounts.usage(report.job_id)) if mine else report
+                return replace(report, usage=self._accounts.last_usage(report.job_id)) if mine else report
             case StepReport() | EvalReport() | StateReport():
-                return replace(report, attempt=attempt, usage=self._accounts.usage(report.job_id))
+                return replace(report, attempt=attempt, usage=self._accounts.last_usage(report.job_id))
             case _:
                 return replace(report, attempt=attempt)
 

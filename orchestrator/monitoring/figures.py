@@ -13,6 +13,8 @@ from orchestrator.scheduler import Scheduler
 
 _WINDOW_SECONDS = 30.0
 """Over which rates are taken."""
+_EVERY_SECONDS = 2.0
+"""Between two times that figures are taken: it walks over all jobs, and nobody scrapes more often."""
 _LOST_SECONDS = 600.0
 """For so long a lost worker is shown as down."""
 
@@ -87,6 +89,12 @@ class Surveyor:
         self._past: dict[str, deque[tuple[float, WorkerStatus]]] = {}
         self._lost_at: dict[str, float] = {}
         self._known_lost: set[str] = set()
+        self._taken_at: float | None = None
+
+    @property
+    def is_due(self) -> bool:
+        """Whether it is time to take figures again."""
+        return self._taken_at is None or self._now() - self._taken_at >= _EVERY_SECONDS
 
     def take(self, scheduler: Scheduler, view: ClusterView | None = None, *, count_jobs: bool = False) -> Figures:
         """Take them now.
@@ -96,19 +104,24 @@ class Surveyor:
             view: For the split of memory.
             count_jobs: Also count its jobs by state.
         """
-        at = self._clock()
-        jobs = list(scheduler.jobs.values())
-        waits = [job.progress.ledger.waiting_since_unix_seconds for job in jobs if job.state is JobState.PENDING]
-        counts: dict[tuple[str, JobState], int] | None = None
-        if count_jobs:
-            counts = {}
-            for job in jobs:
+        self._taken_at = self._now()
+        at = oldest = self._clock()
+        counts: dict[tuple[str, JobState], int] = {}
+        live: list[JobFigures] = []
+        for job in scheduler.jobs.values():
+            if count_jobs:
                 counts[job.queue, job.state] = counts.get((job.queue, job.state), 0) + 1
+            if job.state is JobState.PENDING:
+                since = job.progress.ledger.waiting_since_unix_seconds
+                if since is not None and since < oldest:
+                    oldest = since
+            elif job.worker_id is not None and not job.state.is_terminal:
+                live.append(self._job(job))
         return Figures(
-            jobs=tuple(self._job(job) for job in jobs if job.worker_id is not None and not job.state.is_terminal),
+            jobs=tuple(live),
             workers=self._workers(scheduler, view),
-            oldest_pending_seconds=max((at - since for since in waits if since is not None), default=0.0),
-            counts=counts,
+            oldest_pending_seconds=at - oldest,
+            counts=counts if count_jobs else None,
             ticked_unix_seconds=at,
         )
 

@@ -8,6 +8,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from dashboards.metric_table import BY_NAME, MOST_QUEUES, PREFIX
 from jobs.records import CheckpointRecord, EvalReport, Event, Job, JobState, ResumeReport, StepReport
+from orchestrator.lives import LOST
 
 OTHER = "other"
 """Queue under which all are counted that come after the first hundred: names are for users to choose."""
@@ -63,6 +64,10 @@ class Recorder:
     def submitted(self, queue: str) -> None:
         """A job was taken in."""
         self._submitted.labels(self.queues.bounded(queue)).inc()
+
+    def lost_meanwhile(self) -> None:
+        """An attempt has died with its worker while nobody scheduled."""
+        self._recoveries.labels(LOST).inc()
 
     def grad_norm(self, job_id: str) -> float | None:
         """Of a job's last logged step."""

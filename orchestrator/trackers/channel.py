@@ -15,7 +15,7 @@ from typing import Any
 
 MOST_QUEUED = 20_000
 """Messages that wait for a tracker that is slow; what comes beyond them is dropped, and that is told."""
-CLOSE_SECONDS = 60.0
+CLOSE_SECONDS = 20.0
 """For a tracker to finish what it was given, at the end."""
 
 
@@ -80,7 +80,11 @@ class Channel:
         if self._process is not None and self._process.poll() is None:
             self._process.kill()
             self._process.wait()
-        self._feeder.join()
+        while self._feeder.is_alive():
+            # Where the queue was full, the end did not find room in it before.
+            with suppress(queue.Full):
+                self._queue.put_nowait(None)
+            self._feeder.join(0.05)
 
     def _feed(self) -> None:
         """Start the process, hand messages on one by one, and say so where it ends too early. Once is enough: what a

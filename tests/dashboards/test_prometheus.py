@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import signal
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +17,7 @@ from dashboards.panels import Panel, panels
 from jobs.records import JobState
 from orchestrator.client import Client
 from tests.orchestrator.conftest import WriteSpecs, other_base, rows, tiny_base, write_specs
-from tests.orchestrator.served import Served, reasons, states
+from tests.orchestrator.served import Served, states
 from tests.prometheus import Prometheus, program
 
 __all__ = ["other_base", "rows", "tiny_base", "write_specs"]
@@ -67,31 +68,41 @@ def test_every_panel_and_alert_of_what_ships_has_data_of_a_real_run(
     service: Served, tmp_path: Path, write_specs: WriteSpecs
 ) -> None:
     client = service.start()
-    specs = write_specs(
-        {"training": LONG},
-        {"training": LONG},
-        {"training": DIVERGING},
-        {"training": {"max_steps": 5, "logging_steps": 1}},
-    )
-    client.submit(specs.read_text(), directory=specs.parent)
+    submit(client, write_specs({"training": LONG}))
     prometheus = Prometheus(configuration(tmp_path, tmp_path / "targets"), tmp_path, free_port())
     try:
+        prometheus.until(lambda: prometheus.query("loraloom_build_info"), "the service is found and scraped")
+        service.until(lambda: client.checkpoints("job-0").checkpoints, "job-0 is saved")
+        # Killed and started again, at another port, it is found again, and tells what that has cost.
+        service.end(signal.SIGKILL)
+        client = service.start()
+        submit(
+            client,
+            write_specs(
+                {"name": "paused", "training": LONG},
+                {"name": "diverges", "training": DIVERGING},
+                {"name": "short", "training": {"max_steps": 5, "logging_steps": 1}},
+            ),
+        )
         observe(service, client, prometheus)
     finally:
         prometheus.close()
 
 
+def submit(client: Client, specs: Path) -> None:
+    client.submit(specs.read_text(), directory=specs.parent)
+
+
 def observe(service: Served, client: Client, prometheus: Prometheus) -> None:
-    prometheus.until(lambda: prometheus.query("loraloom_build_info"), "the service is found and scraped")
-    service.until(lambda: "retry" in reasons(client, "job-2") or states(client)["job-2"].is_terminal, "job-2 diverges")
-    service.until(lambda: client.job("job-1").progress.step > 20, "job-1 trains")
-    client.pause("job-1")
-    service.until(lambda: states(client)["job-1"] is JobState.PAUSED, "job-1 is called back")
-    service.until(lambda: states(client)["job-3"] is JobState.SUCCEEDED, "job-3 ends")
-    service.until(lambda: states(client)["job-2"] is JobState.FAILED, "job-2 fails")
-    wanted = {query.expr: panel for panel in panels() if expected(panel) for query in panel.queries}
-    for expr, panel in wanted.items():
-        prometheus.until(lambda expr=expr: prometheus.query(instant(expr)), f"{panel.title}: {expr}")
+    service.until(lambda: client.job("paused").progress.step > 20, "a job trains")
+    client.pause("paused")
+    for job, end in (("paused", JobState.PAUSED), ("short", JobState.SUCCEEDED), ("diverges", JobState.FAILED)):
+        service.until(lambda job=job, end=end: states(client)[job] is end, f"{job} is {end}")
+    service.until(lambda: client.job("job-0").state is JobState.RUNNING, "job-0 goes on")
+    for panel in panels():
+        for query in panel.queries if expected(panel) else ():
+            expr = instant(query.expr)
+            prometheus.until(lambda expr=expr: prometheus.query(expr), f"{panel.title}: {expr}")
     for panel in panels():
         if not expected(panel):
             assert all(prometheus.query(instant(query.expr)) == [] for query in panel.queries), panel.title
@@ -113,7 +124,10 @@ def check_values(client: Client, prometheus: Prometheus) -> None:
     counts = {labels["state"]: value for labels, value in prometheus.query("loraloom_jobs")}
     assert counts == {"RUNNING": 1.0, "PAUSED": 1.0, "FAILED": 1.0, "SUCCEEDED": 1.0}
     [(_, submitted)] = prometheus.query("sum(loraloom_jobs_submitted_total)")
-    assert submitted == 4.0
+    assert submitted == 3.0
+    [(labels, lost)] = prometheus.query("loraloom_job_recoveries_total")
+    assert (labels["reason"], lost) == ("worker_lost", 1.0)
+    assert client.job("job-0").ledger.recoveries == 1
     finished = prometheus.query("loraloom_jobs_finished_total")
     assert {(labels["state"], labels["reason"]) for labels, _ in finished} == {
         ("SUCCEEDED", "finished"),
@@ -127,8 +141,10 @@ def check_values(client: Client, prometheus: Prometheus) -> None:
     for labels, value in prometheus.query("loraloom_job_train_loss"):
         assert math.isfinite(value)
         assert labels["job_name"] == "job-0"
-    [(labels, _)] = prometheus.query("up")
-    assert labels["job"] == "loraloom"
+    # The old port's series has gone with its place in the target file.
+    prometheus.until(lambda: len(prometheus.query("up")) == 1, "one service is scraped")
+    [(labels, value)] = prometheus.query("up")
+    assert (labels["job"], value) == ("loraloom", 1.0)
     assert labels["service"]
     assert client.job("job-0").ledger.device_seconds > 0
 

@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -18,8 +18,10 @@ from jobs.records import EvalReport, Event, Job, JobState
 from jobs.spec import JobSpec
 from orchestrator.trackers.channel import Channel
 from orchestrator.trackers.feed import Trackers
-from tests.orchestrator.conftest import WriteSpecs
 from tests.orchestrator.test_scheduler import step
+
+if TYPE_CHECKING:
+    from tests.orchestrator.conftest import WriteSpecs
 
 PATIENCE_SECONDS = 240.0
 
@@ -103,6 +105,31 @@ def test_mlflow_has_a_run_with_parameters_and_metrics(tmp_path: Path) -> None:
     assert history == pytest.approx({"1": 4.0, "2": 2.0, "3": 4.0 / 3})
 
 
+READ_WANDB = """
+import json, struct, sys
+from wandb.proto import wandb_internal_pb2
+
+# A header of 7 bytes, then records in blocks of 32 KiB as LevelDB logs have them: crc, length, kind, data.
+content, position, part, found = open(sys.argv[1], "rb").read(), 7, b"", []
+while position + 7 <= len(content):
+    left = 32768 - position % 32768
+    if left < 7:
+        position += left
+        continue
+    _, length, kind = struct.unpack("<IHB", content[position : position + 7])
+    part += content[position + 7 : position + 7 + length]
+    position += 7 + length
+    if kind in (1, 4):
+        record = wandb_internal_pb2.Record()
+        record.ParseFromString(part)
+        part = b""
+        if record.WhichOneof("record_type") == "history":
+            found.append({item.key or "/".join(item.nested_key): json.loads(item.value_json)
+                          for item in record.history.item})
+print(json.dumps(found))
+"""
+
+
 @pytest.mark.slow
 @needs("wandb")
 def test_wandb_writes_an_offline_run_that_can_be_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,18 +137,7 @@ def test_wandb_writes_an_offline_run_that_can_be_synced(tmp_path: Path, monkeypa
     assert told_by("wandb", tmp_path) == []
     [run] = (tmp_path / "wandb" / "wandb").glob("offline-run-*-a.2")
     [path] = run.glob("*.wandb")
-    code = (
-        "import json, sys; from wandb.sdk.internal.datastore import DataStore\n"
-        "from wandb.proto import wandb_internal_pb2\n"
-        "store = DataStore(); store.open_for_scan(sys.argv[1]); found = []\n"
-        "while (data := store.scan_data()) is not None:\n"
-        "    record = wandb_internal_pb2.Record(); record.ParseFromString(data)\n"
-        "    if record.WhichOneof('record_type') == 'history':\n"
-        "        found.append({item.key or '/'.join(item.nested_key): json.loads(item.value_json)\n"
-        "                      for item in record.history.item})\n"
-        "print(json.dumps(found))\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", READ_WANDB, str(path)], capture_output=True, text=True, check=True)
     rows = json.loads(done.stdout.splitlines()[-1])
     assert {row["_step"]: row["train/loss"] for row in rows} == pytest.approx({1: 4.0, 2: 2.0, 3: 4.0 / 3})
     assert [row["eval/loss"] for row in rows if "eval/loss" in row] == [0.75]

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
-from jobs.records import JobState
+from dataclasses import replace
+
+from jobs.ledger import Ledger, Usage
+from jobs.records import JobProgress, JobState
 from orchestrator.journal import MetricPoint
-from tests.orchestrator.api.conftest import Served, spec
+from tests.orchestrator.api.conftest import Serve, Served, spec
 
 
 def test_lists_are_filtered_sorted_and_cut_into_parts(served: Served) -> None:
@@ -97,3 +100,27 @@ def test_queues_count_what_is_in_them(served: Served) -> None:
         assert queues == {"default": {"PENDING": 1}, "night": {"PENDING": 1}}
         assert http.get("/workers").json() == {"workers": []}
         assert http.get("/cluster").json()["devices"] == 0
+
+
+def test_what_a_job_has_cost_is_told_also_while_it_waits(serve: Serve) -> None:
+    served = serve(now=lambda: 1060.0)
+    spent = Usage(device_seconds=90.0, tokens=5000, label_tokens=2000, padding_tokens=7, checkpoint_seconds=3.0)
+    ledger = Ledger(recoveries=1, waiting_seconds=30.0).heard(
+        1, replace(spent, round_seconds=200.0, alone_seconds=80.0)
+    )
+    with served.http() as http:
+        http.post("/jobs", json=[spec("a"), spec("b")])
+        served.run("a", at=1000.0)
+        served.journal.record_progress({"a": JobProgress(step=3, ledger=ledger)})
+        assert http.get("/jobs/a").json()["ledger"] == {
+            "device_seconds": 90.0, "tokens": 5000, "label_tokens": 2000, "padding_tokens": 7,
+            "waiting_seconds": 30.0, "checkpoint_seconds": 3.0, "recoveries": 1, "slowdown": 2.5,
+        }  # fmt: skip
+        # Nobody has placed b yet, and its wait goes on.
+        fresh = http.get("/jobs", params={"q": "b"}).json()["jobs"][0]["ledger"]
+        assert (fresh["waiting_seconds"], fresh["device_seconds"], fresh["slowdown"]) == (0.0, 0.0, None)
+        served.journal.end_attempt(
+            "a", attempt=1, state=JobState.PENDING, reason="preempted", message="m", at=1020.0,
+            progress=JobProgress(step=3, ledger=ledger.waits(1020.0)),
+        )  # fmt: skip
+        assert http.get("/jobs/a").json()["ledger"]["waiting_seconds"] == 70.0

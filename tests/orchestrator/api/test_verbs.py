@@ -95,6 +95,8 @@ def test_a_file_is_submitted_and_its_jobs_are_listed_and_shown(served: Served, t
     shown = loraloom(served, "show", "a")
     assert "RUNNING (admitted)" in shown.stdout
     assert "step         3 of 10, 30%" in shown.stdout
+    assert "cost         0 s of devices in all" in shown.stdout
+    assert "tokens       0 labels, 0 prompt, 0 padding" in shown.stdout
     assert "step-000003.00-a1" in shown.stdout
     as_json = json.loads(loraloom(served, "show", "a", "--json").stdout)
     assert as_json["checkpoints"][0]["step"] == 3
