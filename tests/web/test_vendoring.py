@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -35,6 +36,13 @@ def test_a_changed_a_missing_and_a_foreign_file_are_told(tmp_path: Path) -> None
     ]
     manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     assert all(len(entry["sha256"]) == 64 for package in manifest["packages"] for entry in package["files"])
+
+
+def test_every_module_is_asked_for_at_once() -> None:
+    page = (FOLDER / "index.html").read_text(encoding="utf-8")
+    named = set(re.findall(r'<link rel="modulepreload" href="/ui/assets/([^"]+)">', page))
+    modules = {path.relative_to(FOLDER).as_posix() for path in FOLDER.rglob("*.js")}
+    assert named == modules - {"app/early.js", "app/main.js"}
 
 
 def test_our_scripts_import_nothing_but_files_of_ours_and_make_no_markup_from_text() -> None:
