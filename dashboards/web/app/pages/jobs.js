@@ -14,7 +14,7 @@ import { useStore } from "../store.js";
 import { threadStyle } from "../threads.js";
 
 const PAGE = 50;
-const TYPING_MILLISECONDS = 250;
+const TYPING_MILLISECONDS = 150;
 const TEXTS = ["q", "label", "queue", "owner", "sweep"];
 
 const COLUMNS = [
