@@ -34,17 +34,17 @@ class SharedAnswers(Generic[Answer]):
         with self._lock:
             at = self._now()
             self._known = {one: entry for one, entry in self._known.items() if at - entry[0] < self._keep_seconds}
-            entry = self._known.get(key)
-            if entry is None:
-                mine: Future[Answer] = Future()
+            if key in self._known:
+                mine, theirs = None, self._known[key][1]
+            else:
+                mine = theirs = Future[Answer]()
                 self._known[key] = (at, mine)
-        if entry is not None:
-            return entry[1].result()
-        try:
-            mine.set_result(make())
-        except BaseException as error:
-            with self._lock:
-                if self._known.get(key) == (at, mine):
-                    del self._known[key]
-            mine.set_exception(error)
-        return mine.result()
+        if mine is not None:
+            try:
+                mine.set_result(make())
+            except BaseException as error:
+                with self._lock:
+                    if self._known.get(key) == (at, mine):
+                        del self._known[key]
+                mine.set_exception(error)
+        return theirs.result()

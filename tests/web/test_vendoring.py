@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,13 @@ def test_every_module_is_asked_for_at_once() -> None:
     named = set(re.findall(r'<link rel="modulepreload" href="/ui/assets/([^"]+)">', page))
     modules = {path.relative_to(FOLDER).as_posix() for path in FOLDER.rglob("*.js")}
     assert named == modules - {"app/early.js", "app/main.js"}
+
+
+def test_a_wheel_has_every_file_of_the_pages() -> None:
+    project = tomllib.loads(Path("pyproject.toml").read_text(encoding="utf-8"))
+    patterns = project["tool"]["setuptools"]["package-data"]["dashboards.web"]
+    packed = {path for pattern in patterns for path in FOLDER.glob(pattern) if path.is_file()}
+    assert packed == {path for path in FOLDER.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")}
 
 
 def test_our_scripts_import_nothing_but_files_of_ours_and_make_no_markup_from_text() -> None:
