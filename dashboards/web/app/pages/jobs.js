@@ -77,8 +77,8 @@ export function JobsPage({ query }) {
   }, [key]);
   const after = cursors.at(-1);
   const address = `/jobs?${key}&limit=${PAGE}${after ? `&after=${encodeURIComponent(after)}` : ""}`;
-  const live = useLive((signal) => get(address, { signal }), { key: address, every: 10_000, keeps: true });
-  const queues = useLive((signal) => get("/queues", { signal }), { every: 15_000 });
+  const live = useLive((signal) => get(address, { signal }), { key: address, every: 10_000, gap: 2000, keeps: true });
+  const queues = useLive((signal) => get("/queues", { signal }), { every: 15_000, gap: 5000 });
   const change = (changes) => {
     const next = new URLSearchParams(query);
     for (const [name, value] of Object.entries(changes)) {
