@@ -22,6 +22,7 @@ COUNT = 500
 MOST_MORE_BYTES = 100 * 2**20
 
 
+@pytest.mark.slow
 def test_five_hundred_hostile_submissions_hurt_nobody(
     write_specs: WriteSpecs, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
