@@ -225,18 +225,18 @@ def serve(
         list[str] | None,
         typer.Option("--queue", metavar="NAME=WEIGHT[:MAX_JOBS]", help="Share and quota of a queue; repeatable."),
     ] = None,
-    prometheus_dir: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder that Prometheus watches for services; `prometheus` in the data directory without it."
-        ),
-    ] = None,
     largest_device: Annotated[
         float | None,
         typer.Option(
             min=0.001,
             metavar="GIB",
             help="Memory of the largest device that can ever join; a job that needs more fails, any other waits.",
+        ),
+    ] = None,
+    prometheus_dir: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder that Prometheus watches for services; `prometheus` in the data directory without it."
         ),
     ] = None,
     grace: Annotated[
@@ -266,8 +266,8 @@ def serve(
         workers=workers,
         token_budget=token_budget,
         queues=tuple(parse_queue(one) for one in queue or ()),
-        prometheus_dir=prometheus_dir,
         largest_device_bytes=round((largest_device or 0) * 2**30),
+        prometheus_dir=prometheus_dir,
         grace_seconds=grace,
         lease_seconds=lease,
     )

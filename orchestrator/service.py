@@ -91,10 +91,10 @@ class ServeOptions:
     """CPU workers on a node; one where `None`."""
     token_budget: int | None = None
     queues: tuple[Queue, ...] = ()
-    prometheus_dir: Path | None = None
-    """Folder that Prometheus watches for services; `prometheus` in the data directory where `None`."""
     largest_device_bytes: int = 0
     """Of the devices that can ever join; 0 where the operator does not say."""
+    prometheus_dir: Path | None = None
+    """Folder that Prometheus watches for services; `prometheus` in the data directory where `None`."""
     grace_seconds: float = GRACE_SECONDS
     lease_seconds: float = LEASE_SECONDS
 

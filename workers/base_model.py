@@ -40,6 +40,8 @@ DTYPES = {
     "float64": torch.float64,
 }
 
+_MOST_TEMPLATE_BYTES = 2**20
+
 
 @dataclass(frozen=True, kw_only=True)
 class Blueprint:
@@ -132,14 +134,30 @@ def load_tokenizer(spec: ModelSpec, key: BaseKey) -> PreTrainedTokenizerBase:
     tokenizer.model_max_length = int(1e30)
     if spec.chat_template_path:
         try:
-            template = Path(spec.chat_template_path)
-            template = template / "chat_template.jinja" if template.is_dir() else template
-            tokenizer.chat_template = template.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
+            tokenizer.chat_template = _read_template(Path(spec.chat_template_path))
+        except (OSError, ValueError) as error:
             raise BaseModelError(
                 f"the chat template cannot be read: {error}", field="model.chat_template_path"
             ) from error
     return tokenizer
+
+
+def _read_template(path: Path) -> str:
+    """A chat template, of a file or of a folder with one.
+
+    Raises:
+        OSError: It cannot be read.
+        ValueError: It is none.
+    """
+    path = path / "chat_template.jinja" if path.is_dir() else path
+    # A device may have no end.
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path} is not a file")
+    with path.open("rb") as stream:
+        content = stream.read(_MOST_TEMPLATE_BYTES + 1)
+    if len(content) > _MOST_TEMPLATE_BYTES:
+        raise ValueError(f"{path} is larger than {_MOST_TEMPLATE_BYTES // 1024} KiB")
+    return content.decode("utf-8")
 
 
 class BaseModel:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Response
 
 from jobs.records import JobState
 from jobs.view import ClusterView
 from orchestrator.api.operator_models import QueueItem, QueueListing, WorkerListing
 from orchestrator.api.service import PREFIX, Service
+from orchestrator.api.shared_answers import SharedAnswers
 
+_KEEP_SECONDS = 1.0
 _NOTHING_YET = ClusterView(
     published_unix_seconds=0.0,
     executor="not started yet",
@@ -25,6 +27,7 @@ _NOTHING_YET = ClusterView(
 def routes(service: Service) -> APIRouter:
     """`/cluster`, `/workers`, `/queues`."""
     router = APIRouter(prefix=PREFIX, tags=["cluster"])
+    listings = SharedAnswers[bytes](keep_seconds=_KEEP_SECONDS)
 
     def view() -> ClusterView:
         return service.cluster() or _NOTHING_YET
@@ -39,9 +42,16 @@ def routes(service: Service) -> APIRouter:
         """With the split of their memory and the jobs that share them."""
         return WorkerListing(workers=list(view().workers))
 
-    @router.get("/queues", summary="Queues")
-    def queues() -> QueueListing:
-        """Those that something was set for, and those that jobs were submitted to."""
+    @router.get("/queues", response_model=QueueListing, summary="Queues")
+    def queues() -> Response:
+        """Those that something was set for, and those that jobs were submitted to. Shares may be a second old."""
+
+        def make() -> bytes:
+            return listing().model_dump_json().encode()
+
+        return Response(listings.get(service.reader.last_sequence(), make), media_type="application/json")
+
+    def listing() -> QueueListing:
         states: dict[str, dict[JobState, int]] = {}
         for (state, queue), number in service.reader.counts_by_state_and_queue().items():
             states.setdefault(queue, {})[state] = number

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Query, Request, Response
 
 from jobs.records import JobState
 from orchestrator.api.models import (
@@ -29,8 +29,10 @@ from orchestrator.api.models import (
 from orchestrator.api.openapi import problems
 from orchestrator.api.problems import ApiError, not_found
 from orchestrator.api.service import PREFIX, JobId, Service
+from orchestrator.api.shared_answers import SharedAnswers
 from orchestrator.journal import Attempt, JobFilter, JobSummary, JournaledJob
 
+_KEEP_SECONDS = 1.0
 _MAX_SEQUENCE = 2**63 - 1
 
 SortOrder = Literal[
@@ -44,9 +46,11 @@ def routes(service: Service) -> APIRouter:
     """`GET /jobs`, `/jobs/{id}` and what hangs below it, `/sweeps/{id}`."""
     router = APIRouter(prefix=PREFIX, tags=["jobs"])
     reader = service.reader
+    lists = SharedAnswers[bytes](keep_seconds=_KEEP_SECONDS)
 
-    @router.get("/jobs", summary="List jobs")
+    @router.get("/jobs", response_model=JobPage, summary="List jobs")
     def listed(
+        request: Request,
         state: Annotated[list[JobState], Query(default_factory=list, description="One of these; repeatable")],
         label: Annotated[list[str], Query(default_factory=list, max_length=16, description="`key=value`; repeatable")],
         q: Annotated[str | None, Query(max_length=200, description="Somewhere in the name or id")] = None,
@@ -56,8 +60,8 @@ def routes(service: Service) -> APIRouter:
         sort: Annotated[SortOrder, Query(description="`-` for the other way round")] = "-submitted",
         after: Annotated[str | None, Query(max_length=1000, description="Cursor, from the part before")] = None,
         limit: Limit = 100,
-    ) -> JobPage:
-        """A part of the jobs, filtered and sorted."""
+    ) -> Response:
+        """A part of the jobs, filtered and sorted. Progress may be a second old."""
         which = JobFilter(
             states=frozenset(state),
             labels=_labels(label),
@@ -68,8 +72,14 @@ def routes(service: Service) -> APIRouter:
             sort=sort.removeprefix("-"),  # type: ignore[arg-type]
             descending=sort.startswith("-"),
         )
-        page = reader.page(which, after=after, limit=limit)
-        return JobPage(jobs=[item(job, service.now()) for job in page.items], after=page.after)
+
+        def make() -> bytes:
+            page, at = reader.page(which, after=after, limit=limit), service.now()
+            return JobPage(jobs=[item(job, at) for job in page.items], after=page.after).model_dump_json().encode()
+
+        # Many open pages ask the same. Whatever happened to a job is an event, so what is shared misses none.
+        shared = lists.get((reader.last_sequence(), request.url.query), make)
+        return Response(shared, media_type="application/json")
 
     @router.get("/jobs/{job_id}", responses=problems(404, 409), summary="One job with all that is known of it")
     def one(job_id: JobId) -> JobDetail:

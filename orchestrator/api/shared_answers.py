@@ -5,13 +5,14 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Hashable
+from concurrent.futures import Future
 from typing import Generic, TypeVar
 
 Answer = TypeVar("Answer")
 
 
 class SharedAnswers(Generic[Answer]):
-    """Keeps an answer for a moment; however many ask meanwhile, the journal is asked once."""
+    """Keeps an answer for a moment; however many ask the same meanwhile, the journal is asked once."""
 
     def __init__(self, *, keep_seconds: float, now: Callable[[], float] = time.monotonic) -> None:
         """Nothing is known yet.
@@ -23,13 +24,27 @@ class SharedAnswers(Generic[Answer]):
         self._keep_seconds = keep_seconds
         self._now = now
         self._lock = threading.Lock()
-        self._known: dict[Hashable, tuple[float, Answer]] = {}
+        self._known: dict[Hashable, tuple[float, Future[Answer]]] = {}
 
     def get(self, key: Hashable, make: Callable[[], Answer]) -> Answer:
-        """The answer to a question, made anew if it is too old. An error is passed on and not kept."""
+        """The answer to a question, made anew if it is too old. An error goes to all who wait, and is not kept.
+
+        Who asks for something else does not wait.
+        """
         with self._lock:
             at = self._now()
             self._known = {one: entry for one, entry in self._known.items() if at - entry[0] < self._keep_seconds}
-            if key not in self._known:
-                self._known[key] = (at, make())
-            return self._known[key][1]
+            if key in self._known:
+                mine, theirs = None, self._known[key][1]
+            else:
+                mine = theirs = Future[Answer]()
+                self._known[key] = (at, mine)
+        if mine is not None:
+            try:
+                mine.set_result(make())
+            except BaseException as error:
+                with self._lock:
+                    if self._known.get(key) == (at, mine):
+                        del self._known[key]
+                mine.set_exception(error)
+        return theirs.result()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -45,13 +46,13 @@ class TensorBoard:
     """Event files, a folder a job: `tensorboard --logdir FOLDER`."""
 
     def __init__(self, folder: Path) -> None:
-        # Their modules are made at import, so a type checker sees nothing in them.
-        from tensorboard.compat.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
-        from tensorboard.compat.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]
         from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
         self._folder = folder
-        self._event, self._summary, self._open = Event, Summary, EventFileWriter
+        self._open = EventFileWriter
+        # Generated code, of which a type checker sees nothing.
+        self._event: Any = import_module("tensorboard.compat.proto.event_pb2").Event
+        self._summary: Any = import_module("tensorboard.compat.proto.summary_pb2").Summary
         self._writers: dict[str, Any] = {}
 
     def begin(self, job_id: str, name: str, spec: Mapping[str, Any]) -> None:

@@ -15,6 +15,7 @@ import statistics
 import tempfile
 import threading
 import time
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -156,7 +157,8 @@ def _page(url: str, ends: float, number: int, counts: list[int]) -> None:
 
 
 def _follow(http: httpx.Client, ends: float, news: threading.Event) -> None:
-    with http.stream("GET", "/stream") as stream:
+    with suppress(httpx.TransportError), http.stream("GET", "/stream") as stream:
+        # Ended by closing the client, as leaving a page does.
         for line in stream.iter_lines():
             if line.startswith("event:"):
                 news.set()

@@ -38,7 +38,7 @@ def _spec(name: str, task: str, **more: Any) -> dict[str, Any]:
         "labels": {"team": "language", "task": task},
         "model": {"model_name_or_path": str(smollm2_dir()), "dtype": "float32"},
         "lora": {"r": 8, "target_modules": ["q_proj", "v_proj"], **more.pop("lora", {})},
-        "datasets": [{"path": data_file(f"{task}.train.jsonl")}],
+        "datasets": [{"path": str(data_file(f"{task}.train.jsonl"))}],
         "val_size": 8,
         "training": {**training, "learning_rate": 5e-4, "save_steps": 20, **more.pop("training", {})},
         **more,

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -35,6 +37,20 @@ def test_a_changed_a_missing_and_a_foreign_file_are_told(tmp_path: Path) -> None
     ]
     manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     assert all(len(entry["sha256"]) == 64 for package in manifest["packages"] for entry in package["files"])
+
+
+def test_every_module_is_asked_for_at_once() -> None:
+    page = (FOLDER / "index.html").read_text(encoding="utf-8")
+    named = set(re.findall(r'<link rel="modulepreload" href="/ui/assets/([^"]+)">', page))
+    modules = {path.relative_to(FOLDER).as_posix() for path in FOLDER.rglob("*.js")}
+    assert named == modules - {"app/early.js", "app/main.js"}
+
+
+def test_a_wheel_has_every_file_of_the_pages() -> None:
+    project = tomllib.loads(Path("pyproject.toml").read_text(encoding="utf-8"))
+    patterns = project["tool"]["setuptools"]["package-data"]["dashboards.web"]
+    packed = {path for pattern in patterns for path in FOLDER.glob(pattern) if path.is_file()}
+    assert packed == {path for path in FOLDER.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")}
 
 
 def test_our_scripts_import_nothing_but_files_of_ours_and_make_no_markup_from_text() -> None:

@@ -29,6 +29,7 @@ from tests.models import (
     tiny_llama,
 )
 from tests.parity.oracle import compare, train_alone
+from tests.tiny_base import write_tiny_base
 from workers.attention import PACKED_ROWS
 from workers.base_model import BaseModel, load_tokenizer, read_blueprint
 from workers.lane import LabelHead
@@ -244,3 +245,13 @@ def test_missing_weights_and_a_missing_tokenizer_are_said_to_be_missing(tmp_path
     (tmp_path / "model.safetensors").unlink()
     with pytest.raises(BaseModelError, match="weights cannot be loaded"):
         BaseModel.load(key)
+
+
+def test_a_chat_template_is_a_file_that_ends(tmp_path: Path) -> None:
+    base = write_tiny_base(tmp_path / "base")
+    large = tmp_path / "large.jinja"
+    large.write_text("x" * (2**20 + 1))
+    for path, told in (("/dev/zero", "is not a file"), (str(large), "larger than"), (str(tmp_path / "no"), "No such")):
+        spec = ModelSpec(model_name_or_path=str(base), chat_template_path=path)
+        with pytest.raises(BaseModelError, match=told):
+            load_tokenizer(spec, BaseKey(model_name_or_path=str(base), revision=None, dtype="float32"))

@@ -98,9 +98,10 @@ export function useEvents(listener) {
  * @param key what the data is about; another key forgets what was known
  * @param every milliseconds; 0 for after events alone
  * @param concerns which events matter
+ * @param gap milliseconds between two requests at least, however much happens
  * @param keeps show what was known under the key before until the new is there
  */
-export function useLive(load, { key = "", every = 0, concerns = () => true, keeps = false } = {}) {
+export function useLive(load, { key = "", every = 0, concerns = () => true, gap = GAP_MILLISECONDS, keeps = false } = {}) {
   const [state, setState] = useState({ key, data: undefined, problem: null });
   const run = useRef(null);
   const latest = useRef({ load, concerns });
@@ -139,7 +140,7 @@ export function useLive(load, { key = "", every = 0, concerns = () => true, keep
       next();
     }
     function shortly() {
-      if (soon === undefined) soon = setTimeout(ask, Math.max(50, began + GAP_MILLISECONDS - Date.now()));
+      if (soon === undefined) soon = setTimeout(ask, Math.max(50, began + gap - Date.now()));
     }
     run.current = { ask, shortly };
     const seen = () => !document.hidden && shortly();

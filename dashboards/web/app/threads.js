@@ -1,6 +1,7 @@
 // Every job has its thread: one colour, the same in the picture of a device, on the timeline, in curves and lists.
 
-export const NUM_THREADS = 12;
+const NUM_FIRST = 8;
+const NUM_THREADS = 12;
 
 const known = new Map();
 const used = new Array(NUM_THREADS).fill(0);
@@ -10,10 +11,9 @@ export function thread(jobId) {
   if (!known.has(jobId)) {
     let first = 0;
     for (const letter of jobId) first = (first * 31 + letter.codePointAt(0)) % 9973;
-    let best = first % NUM_THREADS;
-    for (let step = 0; step < NUM_THREADS; step++) {
-      // Steps of five visit all twelve, and neighbours are far apart in hue.
-      const other = (first + 5 * step) % NUM_THREADS;
+    let best = first % NUM_FIRST;
+    for (let step = 1; step < NUM_THREADS; step++) {
+      const other = step < NUM_FIRST ? (first + step) % NUM_FIRST : step;
       if (used[other] < used[best]) best = other;
     }
     used[best]++;

@@ -10,10 +10,10 @@ from orchestrator.api.address import Address
 from orchestrator.api.tokens import Tokens
 from tests.orchestrator.api.conftest import ALICE, BOB, Serve, Served, spec
 
-PATHS = ["/api/v1/jobs", "/api/v1/cluster", "/api/v1/stream", "/metrics", "/openapi.json", "/", "/nothing"]
+PATHS = ["/api/v1/jobs", "/api/v1/cluster", "/api/v1/stream", "/metrics", "/openapi.json", "/nothing"]
 
 
-def test_without_a_token_nothing_but_health_answers(serve: Serve, tokens: Tokens) -> None:
+def test_without_a_token_nothing_but_health_and_the_empty_pages_answers(serve: Serve, tokens: Tokens) -> None:
     served = serve(tokens=tokens)
     with served.http() as http:
         for path in PATHS:

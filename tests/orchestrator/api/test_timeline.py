@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import posixpath
 import re
+import threading
 
 from jobs.records import JobState
 from orchestrator.api.shared_answers import SharedAnswers
@@ -78,6 +79,27 @@ def test_an_answer_is_made_once_while_it_is_fresh() -> None:
     except OSError:
         assert answers.get("a", make) == 4
     assert made == [0.0, 0.0, 2.0, 4.0]
+
+
+def test_who_asks_the_same_waits_for_one_answer_and_nobody_else_waits() -> None:
+    answers = SharedAnswers[str](keep_seconds=1000.0)
+    began, may_end, got = threading.Event(), threading.Event(), []
+
+    def slow() -> str:
+        began.set()
+        assert may_end.wait(60)
+        return "slow"
+
+    asking = [threading.Thread(target=lambda: got.append(answers.get("a", slow))) for _ in range(4)]
+    asking[0].start()
+    assert began.wait(60)
+    for thread in asking[1:]:
+        thread.start()
+    assert answers.get("b", lambda: "quick") == "quick"
+    may_end.set()
+    for thread in asking:
+        thread.join(60)
+    assert got == ["slow"] * 4
 
 
 def test_pages_are_for_everybody_and_under_a_policy(serve: Serve, tokens: Tokens) -> None:

@@ -86,7 +86,7 @@ function Standing({ job, points }) {
   const waits = !isEnded(job.state) && job.state !== "RUNNING";
   const asked = job.desired !== "run" && !isEnded(job.state) ? html`<span class="soft">asked to ${job.desired}</span>` : "";
   return html`<section class="standing" aria-label="Where it stands" style=${threadStyle(job.id)}>
-    <div class="row"><${State} state=${job.state} /> ${asked} <span class=${waits ? "why-waits" : "soft"}>${job.message}</span></div>
+    <div class="row"><${State} state=${job.state} /> ${asked} <span class=${job.state === "FAILED" ? "wrong" : waits ? "why-waits" : "soft"}>${job.message}</span></div>
     <div class="row progress-line">
       <${Meter} value=${total ? step / total : null} label="progress" thread />
       <span class="figure"><b>${count(step)}</b>${total ? ` of ${count(total)} steps` : " steps"}</span>
@@ -100,7 +100,7 @@ function Standing({ job, points }) {
       ["Worker time", duration(job.progress.busy_seconds)],
       isEnded(job.state)
         ? ["Took", duration(job.ended_unix_seconds - job.submitted_unix_seconds), "From submission to end"]
-        : ["Left", left === null ? "–" : `about ${duration(left)}`, "At the pace of the last while, shared as now"],
+        : ["Left", left === null ? "–" : `about ${duration(left > 600 ? 60 * Math.round(left / 60) : Math.ceil(left))}`, "At the pace of the last while, shared as now"],
     ]} />
   </section>`;
 }

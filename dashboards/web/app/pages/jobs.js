@@ -14,7 +14,7 @@ import { useStore } from "../store.js";
 import { threadStyle } from "../threads.js";
 
 const PAGE = 50;
-const TYPING_MILLISECONDS = 250;
+const TYPING_MILLISECONDS = 150;
 const TEXTS = ["q", "label", "queue", "owner", "sweep"];
 
 const COLUMNS = [
@@ -77,8 +77,8 @@ export function JobsPage({ query }) {
   }, [key]);
   const after = cursors.at(-1);
   const address = `/jobs?${key}&limit=${PAGE}${after ? `&after=${encodeURIComponent(after)}` : ""}`;
-  const live = useLive((signal) => get(address, { signal }), { key: address, every: 10_000, keeps: true });
-  const queues = useLive((signal) => get("/queues", { signal }), { every: 15_000 });
+  const live = useLive((signal) => get(address, { signal }), { key: address, every: 10_000, gap: 2000, keeps: true });
+  const queues = useLive((signal) => get("/queues", { signal }), { every: 15_000, gap: 5000 });
   const change = (changes) => {
     const next = new URLSearchParams(query);
     for (const [name, value] of Object.entries(changes)) {

@@ -13,6 +13,7 @@ import { Link, to } from "../router.js";
 import { threadStyle } from "../threads.js";
 
 const KEPT = 150;
+const GAP = 5000; // a busy cluster has many events a second
 const WINDOWS = [["15 min", 900], ["1 h", 3600], ["6 h", 21600], ["24 h", 86400], ["7 d", 604800]];
 const ON_WORKERS = "/jobs?state=RUNNING&state=STARTING&limit=200";
 
@@ -24,9 +25,9 @@ export function OverviewPage() {
     past.current = [...past.current, view].slice(-KEPT);
     return view;
   }, { every: 2000, concerns: () => false });
-  const running = useLive((signal) => get(ON_WORKERS, { signal }), { every: 5000 });
-  const queues = useLive((signal) => get("/queues", { signal }), { every: 15_000 });
-  const timeline = useLive((signal) => get(`/timeline?seconds=${seconds}`, { signal }), { key: String(seconds), every: 10_000 });
+  const running = useLive((signal) => get(ON_WORKERS, { signal }), { every: 5000, gap: 2000 });
+  const queues = useLive((signal) => get("/queues", { signal }), { every: 15_000, gap: GAP });
+  const timeline = useLive((signal) => get(`/timeline?seconds=${seconds}`, { signal }), { key: String(seconds), every: 10_000, gap: GAP });
   const jobs = new Map((running.data?.jobs ?? []).map((job) => [job.id, job]));
   const choose = html`<div class="row tabs" role="group" aria-label="How far back">
     ${WINDOWS.map(
@@ -115,7 +116,7 @@ function Queues({ queues }) {
 }
 
 function Few({ title, query, none }) {
-  const live = useLive((signal) => get(`/jobs?${query}&limit=6`, { signal }), { key: query, every: 20_000 });
+  const live = useLive((signal) => get(`/jobs?${query}&limit=6`, { signal }), { key: query, every: 20_000, gap: GAP });
   const all = html`<${Link} href=${to.jobs(query)} aria-label=${`All jobs: ${word(title)}`}>All<//>`;
   return html`<${Panel} title=${title} aside=${all}>
     <${Known} live=${live} what="jobs">${({ jobs }) =>

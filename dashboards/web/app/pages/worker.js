@@ -17,8 +17,8 @@ const SHOWN = 100;
 export function WorkerPage({ id }) {
   const [seconds, setSeconds] = useState(3600);
   const cluster = useLive((signal) => get("/cluster", { signal }), { every: 2000, concerns: () => false });
-  const running = useLive((signal) => get("/jobs?state=RUNNING&state=STARTING&limit=200", { signal }), { every: 5000 });
-  const timeline = useLive((signal) => get(`/timeline?seconds=${seconds}`, { signal }), { key: String(seconds), every: 10_000 });
+  const running = useLive((signal) => get("/jobs?state=RUNNING&state=STARTING&limit=200", { signal }), { every: 5000, gap: 2000 });
+  const timeline = useLive((signal) => get(`/timeline?seconds=${seconds}`, { signal }), { key: String(seconds), every: 10_000, gap: 5000 });
   const jobs = new Map((running.data?.jobs ?? []).map((job) => [job.id, job]));
   const choose = html`<div class="row tabs" role="group" aria-label="How far back">
     ${[["1 h", 3600], ["24 h", DAY_SECONDS], ["7 d", 7 * DAY_SECONDS]].map(

@@ -7,6 +7,8 @@ import { colour } from "../threads.js";
 import uPlot from "../../vendor/uplot.js";
 
 const FONT = '11px "Plex Sans", system-ui, sans-serif';
+// There is no half step.
+const STEPS = [0, 1, 2, 3, 4, 5, 6].flatMap((power) => [1, 2, 5].map((part) => part * 10 ** power));
 
 /**
  * Curves that grow.
@@ -59,7 +61,7 @@ function options({ series, isLog, group, height, marks }) {
     legend: { live: true },
     scales: { x: { time: false }, y: { distr: isLog ? 3 : 1 } },
     axes: [
-      { ...axis, size: 26, gap: 3 },
+      { ...axis, size: 26, gap: 3, incrs: STEPS },
       { ...axis, size: 54, gap: 4, values: (_, values) => values.map((value) => (value === null ? "" : figure(value, 3))) },
     ],
     series: [

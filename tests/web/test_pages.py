@@ -1,4 +1,4 @@
-"""Pages of a service with tokens. No scheduler runs: nothing but what a page may show and do is looked at."""
+"""Pages of a service without a scheduler: rights, empty places, streams that break, a service that goes."""
 
 from __future__ import annotations
 
@@ -91,3 +91,27 @@ def test_a_stream_that_broke_goes_on_behind_the_last_event(serve: Serve, browser
             expect(page.locator("main tbody .state", has_text="running")).to_have_count(2)
             expect(page.get_by_text("No connection to the service")).to_have_count(0)
             assert asked[-1] == str(last)
+
+
+def test_what_is_not_there_and_a_service_that_goes(serve: Serve, browser: Browser) -> None:
+    served = serve()
+    with visit(browser, served.url) as seen:
+        page = seen.go("/ui/jobs")
+        expect(page.get_by_text("There are no jobs yet")).to_be_visible()
+        assert not seen.violations()
+        for path, text in (
+            ("/ui/jobs/nobody", "No such job"),
+            ("/ui/sweeps/none", "No such sweep"),
+            ("/ui/workers/w99", "This worker is not there"),
+            ("/ui/elsewhere/x", "There is no such page"),
+            ("/ui/", "No worker at the moment"),
+        ):
+            seen.go(path)
+            expect(page.get_by_text(text).first).to_be_visible()
+            assert not seen.violations()
+        seen.check()
+        served.server.stop()
+        expect(page.get_by_text("No connection to the service")).to_be_visible()
+        # What was known stays.
+        expect(page.get_by_text("No worker at the moment")).to_be_visible()
+        assert not seen.violations()
