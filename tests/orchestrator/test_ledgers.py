@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import socket
 from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
 from prometheus_client import CollectorRegistry
 
@@ -13,6 +15,7 @@ from jobs.errors import LoraloomError
 from jobs.records import WorkerStatus
 from orchestrator import run
 from orchestrator.journal import JournalReader
+from orchestrator.monitoring.figures import Figures, Surveyor
 from orchestrator.monitoring.scraping import scraped
 from tests.orchestrator.conftest import WriteSpecs
 from tests.orchestrator.test_run import run_in_process
@@ -72,3 +75,26 @@ def test_a_port_that_is_taken_is_said_with_its_option() -> None:
             scraped(CollectorRegistry(), taken.getsockname()[1]),
         ):
             pass
+
+
+def test_a_run_can_be_scraped_while_it_trains(
+    tmp_path: Path, write_specs: WriteSpecs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    url, texts, take = f"http://127.0.0.1:{port}/metrics", [], Surveyor.take
+
+    def look(self: Surveyor, *arguments: Any, **options: Any) -> Figures:
+        texts.append(httpx.get(url, trust_env=False, timeout=60).text)
+        return take(self, *arguments, **options)
+
+    monkeypatch.setattr(Surveyor, "take", look)
+    monkeypatch.setattr("orchestrator.monitoring.figures._EVERY_SECONDS", 0.0)
+    assert run_in_process(write_specs({}), tmp_path / "out", metrics_port=port).ok
+    assert 'loraloom_worker_up{worker="w0"} 1.0' in texts[-1]
+    assert 'loraloom_worker_memory_bytes{kind="base",worker="w0"}' in texts[-1]
+    assert 'loraloom_jobs_submitted_total{queue="default"} 1.0' in texts[-1]
+    assert any('loraloom_job_step{job_id="job-0",job_name="job-0"}' in text for text in texts)
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(url, trust_env=False)

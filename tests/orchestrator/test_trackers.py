@@ -151,7 +151,8 @@ def test_trackio_has_the_metrics_in_its_database(tmp_path: Path, monkeypatch: py
     [path] = (tmp_path / "trackio").glob("*.db")
     with sqlite3.connect(path) as database:
         rows = database.execute("SELECT run_name, step, metrics FROM metrics ORDER BY id").fetchall()
-    losses = {at: json.loads(metrics)["train/loss"] for name, at, metrics in rows if "train/loss" in metrics}
+    logged = [(at, json.loads(metrics)) for _, at, metrics in rows]
+    losses = {at: values["train/loss"] for at, values in logged if "train/loss" in values}
     assert losses == pytest.approx({1: 4.0, 2: 2.0, 3: 4.0 / 3})
     assert {name for name, _, _ in rows} == {"a.2"}
 
