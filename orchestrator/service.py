@@ -270,6 +270,7 @@ class _Service:
                 shutil.rmtree(folder, ignore_errors=True)
         known = self._journal.unfinished()
         self._sequence = known.sequence
+        self._count(known.jobs)
         jobs: list[Job] = []
         estimates: dict[str, Estimate] = {}
         for found in known.jobs:
@@ -383,10 +384,8 @@ class _Service:
         """Take in what owners have asked since the last turn."""
         while True:
             changed = self._journal.changed_since(self._sequence)
+            self._count(changed.jobs)
             for found in changed.jobs:
-                if found.submitted > self._last_submitted:
-                    self._last_submitted = found.submitted
-                    self._monitoring.recorder.submitted(found.queue)
                 job = scheduler.jobs.get(found.id)
                 if job is not None and job.state.is_terminal and not found.state.is_terminal:
                     scheduler.forget_ended()
@@ -398,6 +397,13 @@ class _Service:
             if changed.sequence == self._sequence:
                 return
             self._sequence = changed.sequence
+
+    def _count(self, jobs: Sequence[JournaledJob]) -> None:
+        """Tell the metrics of those that were submitted since this service began; they come in no order."""
+        new = [found for found in jobs if found.submitted > self._last_submitted]
+        for found in new:
+            self._monitoring.recorder.submitted(found.queue)
+        self._last_submitted = max((found.submitted for found in new), default=self._last_submitted)
 
     def _add(self, scheduler: Scheduler, found: JournaledJob) -> None:
         job = self._job(found)

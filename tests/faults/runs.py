@@ -18,9 +18,10 @@ from jobs.records import JobState
 from orchestrator.clusters.processes import descendants
 from orchestrator.journal import JournalReader
 from tests.faults.nursery import Nursery, Request
+from tests.published import content
 
 _SECONDS = 480.0
-_CLOCKED = ("seconds",)
+_OF_ONE_LIFE = ("seconds", "attempt")
 
 
 @dataclass
@@ -117,19 +118,18 @@ class Run:
         return {name: int(step) for name, step in re.findall(r" (\S+): step (\d+)/", self.told())}
 
     def adapters(self) -> dict[str, bytes]:
-        """Name and file → content of all that was published, the checked manifests included."""
+        """Name and file → content of all that was published and holds against its manifest."""
         found = {}
         for folder in sorted((self.folder / "artifacts").iterdir()):
             verify(folder)
-            for file in sorted(folder.iterdir()):
-                found[f"{folder.name}/{file.name}"] = file.read_bytes()
+            found |= {f"{folder.name}/{name}": file for name, file in content(folder).items()}
         return found
 
     def metrics(self) -> dict[str, list[dict[str, Any]]]:
         """Job → its history without what a clock has a part in."""
         return {
             path.stem: [
-                {key: value for key, value in json.loads(line).items() if key not in _CLOCKED}
+                {key: value for key, value in json.loads(line).items() if key not in _OF_ONE_LIFE}
                 for line in path.read_text().splitlines()
             ]
             for path in sorted((self.folder / "metrics").iterdir())

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from jobs.records import JobState
 from jobs.spec import JobSpec
 from tests.models import Trained, admit, make_data, make_spec, make_worker, tiny_gpt2, tiny_llama, train
+from tests.published import content
 from workers import worker as worker_module
 from workers.dataset import JobData
 from workers.job_run import JobRun
@@ -81,9 +82,13 @@ def changes(ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, str]:
 def reports_of(trained: Trained, name: str) -> list[dict[str, Any]]:
     """All figures that were reported, but those of the clock."""
     return [
-        {key: value for key, value in asdict(report).items() if key != "seconds"}
+        _without_times(asdict(report) | {"usage": _without_times(asdict(report.usage)) if report.usage else None})
         for report in [*trained.steps(name), *trained.evaluations(name)]
     ]
+
+
+def _without_times(figures: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in figures.items() if not key.endswith("seconds")}
 
 
 def assert_same_bits(ours: Trained, theirs: Trained, name: str) -> None:
@@ -287,8 +292,7 @@ def test_two_runs_of_the_same_jobs_give_the_same_bytes(tmp_path: Path) -> None:
     ]
     for name in LENGTHS:
         assert_same_bits(*runs, name)
-        files = [sorted((tmp_path / folder / name).iterdir()) for folder in ("first", "second")]
-        assert [path.read_bytes() for path in files[0]] == [path.read_bytes() for path in files[1]]
+        assert content(tmp_path / "first" / name) == content(tmp_path / "second" / name)
 
 
 def test_a_job_that_raises_ends_alone_and_its_neighbours_numbers_hold(tmp_path: Path) -> None:
