@@ -30,7 +30,7 @@ demo: real-inputs ## train unlike tasks together on one real model and show what
 	$(BIN)/python -m tests.demo
 
 test: lint real-inputs ## lint, then all tests but the slow ones and those for a GPU
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -n 2 --dist loadgroup --durations 15
 
 lint: $(INSTALLED) ## ruff, pyright, import-linter
 	$(BIN)/ruff check
