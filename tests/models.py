@@ -201,6 +201,7 @@ class Trained:
 def admit(worker: Worker, specs: Sequence[JobSpec]) -> Trained:
     """Hand jobs to a worker, each under its name as id, and admit them without a step."""
     worker.assign([Assignment(job_id=spec.name, spec=spec) for spec in specs])
+    worker._accounts.start()
     worker._admit()
     runs = worker.runs()
     return Trained(runs=runs, initial={job_id: weights_of(run) for job_id, run in runs.items()})

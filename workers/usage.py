@@ -40,6 +40,8 @@ class Accounts:
 
     def __init__(self, *, now: Callable[[], float] = time.monotonic) -> None:
         self.times = PackTimes()
+        self.charged_seconds = 0.0
+        """To all jobs that ever were here."""
         self._now = now
         self._mark = now()
         self._accounts: dict[str, _Account] = {}
@@ -48,21 +50,20 @@ class Accounts:
         """The worker is busy from here on."""
         self._mark = self._now()
 
-    def charge(self, tokens: Mapping[str, int]) -> float:
-        """Share the time since the last charge between jobs.
+    def charge(self, tokens: Mapping[str, int]) -> None:
+        """Share the time since the last charge between jobs; where there are none, the worker was not busy.
 
         Args:
             tokens: By job id, what each of them had in it.
-
-        Returns:
-            The seconds that were shared.
         """
         now = self._now()
         seconds, self._mark = now - self._mark, now
+        if not tokens:
+            return
+        self.charged_seconds += seconds
         total = sum(tokens.values())
         for job_id, own in tokens.items():
             self._add(job_id, device_seconds=seconds * own / total)
-        return seconds
 
     def ran(self, micro_batches: Collection[Ran]) -> None:
         """Micro-batches have come to their end."""

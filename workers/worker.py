@@ -93,7 +93,6 @@ class Worker:
         self._attempts: dict[str, int] = {}
         self._reports: list[Report] = []
         self._started: float | None = None
-        self._busy_seconds = 0.0
         self._boundary = threading.Lock()
         """Held while jobs are not between two micro-batches; not while a base is loaded or rows are tokenised."""
         self._preempted = False
@@ -249,7 +248,7 @@ class Worker:
         Returns:
             What happened, in order. Errors of a job end that job and are reported, never raised.
         """
-        began = self._last_sign = time.monotonic()
+        self._last_sign = time.monotonic()
         self._accounts.start()
         self._admit()
         with self._boundary:
@@ -261,9 +260,9 @@ class Worker:
                     break
                 self._rounds.run(pack)
             self._last_sign = time.monotonic()
-        ended = time.monotonic()
-        self._accounts.round_took([member.run.job_id for member in members], ended - round_began)
-        self._busy_seconds += ended - began
+        tokens = {member.run.job_id: member.work.batch.num_tokens for member in members}
+        self._accounts.charge(tokens)
+        self._accounts.round_took(tokens, time.monotonic() - round_began)
         with self._boundary:
             if not self._preempted:
                 training = [run for run in self._runs.values() if not self._is_ending(run.job_id)]
@@ -341,7 +340,7 @@ class Worker:
             adapters=len(self._runs),
             waiting=len(self._waiting),
             evaluating=tuple(run.job_id for run in self._runs.values() if run.is_evaluating),
-            busy_seconds=self._busy_seconds,
+            busy_seconds=self._accounts.charged_seconds,
             wall_seconds=time.monotonic() - self._started if self._started is not None else 0.0,
             tokens=self._rounds.totals.tokens if self._base is not None else 0,
             counters=self._counters() if self._base is not None else WorkerCounters(),

@@ -27,12 +27,17 @@ class Factors(NamedTuple):
 
 
 def test_time_is_shared_by_tokens_and_nothing_is_charged_twice() -> None:
-    clock = iter([0.0, 10.0, 14.0, 15.0, 18.0])
+    clock = iter([0.0, 10.0, 14.0, 15.0, 18.0, 25.0])
     accounts = Accounts(now=lambda: next(clock))
     accounts.start()
-    assert accounts.charge({"a": 1, "b": 3}) == 4.0
-    assert accounts.charge({"b": 5}) == 1.0
-    assert accounts.charge({"a": 2, "c": 4}) == 3.0
+    accounts.charge({"a": 1, "b": 3})
+    assert accounts.charged_seconds == 4.0
+    accounts.charge({"b": 5})
+    assert accounts.charged_seconds == 5.0
+    accounts.charge({"a": 2, "c": 4})
+    assert accounts.charged_seconds == 8.0
+    accounts.charge({})
+    assert accounts.charged_seconds == 8.0
     seconds = {job_id: accounts.usage(job_id).device_seconds for job_id in "abc"}
     assert seconds == {"a": 2.0, "b": 4.0, "c": 2.0}
     accounts.begin("a")
