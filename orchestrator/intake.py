@@ -20,7 +20,7 @@ from jobs.records import (
 )
 from orchestrator import retries
 from orchestrator.clusters import Cluster, End, Observation, WorkerEnd
-from orchestrator.lives import Lives
+from orchestrator.lives import LOST, Lives
 from orchestrator.publications import Publications
 from orchestrator.roster import WITH_A_WORKER, Roster
 from orchestrator.survey import Survey
@@ -97,21 +97,21 @@ class Intake:
         said = f"{worker_id}: {end.message}"
         match end.kind:
             case End.UNUSABLE:
-                self._lives.change(job, JobState.FAILED, "worker_lost", said)
+                self._lives.change(job, JobState.FAILED, LOST, said)
             case End.RAISED:
-                self._after_error(job, "worker_lost", said)
+                self._after_error(job, LOST, said)
             case End.PREEMPTED:
                 self._lives.end_attempt(job, JobState.PENDING, "preempted", said)
             case End.LOST:
                 fruitless = self._num_fruitless[job.id] = self._num_fruitless.get(job.id, 0) + 1
                 decision = retries.after_loss(fruitless)
                 if not decision.again:
-                    self._lives.change(job, JobState.FAILED, "worker_lost", f"{said}; {decision.reason}")
+                    self._lives.change(job, JobState.FAILED, LOST, f"{said}; {decision.reason}")
                 elif decision.delay_seconds:
                     self._not_before[job.id] = self._now() + decision.delay_seconds
-                    self._lives.end_attempt(job, JobState.RECOVERING, "worker_lost", f"{said}; {decision.reason}")
+                    self._lives.end_attempt(job, JobState.RECOVERING, LOST, f"{said}; {decision.reason}")
                 else:
-                    self._lives.end_attempt(job, JobState.PENDING, "worker_lost", f"{said}; {decision.reason}")
+                    self._lives.end_attempt(job, JobState.PENDING, LOST, f"{said}; {decision.reason}")
 
     def _after_error(self, job: Job, reason: str, message: str) -> None:
         """The job's own fault: tried again as often as its spec allows, and then FAILED, its checkpoints kept."""
@@ -166,7 +166,7 @@ class Intake:
                     report_number=job.progress.report_number,
                     ledger=job.progress.ledger,
                 )
-                self._survey.resumed(job)
+                self._survey.saved(job)
                 self._lives.resume(job, report)
             case StateReport():
                 self._state_report(job, report)

@@ -75,28 +75,14 @@ class Placing:
         """Decide where the jobs that wait go, and let them go there."""
         self._line_up()
         alive = self._roster.alive
-        waiting = [job for job in self._roster.jobs.values() if job.id in self.line]
-        if not self._policy.hand_over_at_once:
-            self._share_time(self._snapshot(alive))
-        if not waiting:
-            self.decision = Decision()
-            return
-        requests: tuple[WaitingJob, ...] = ()
         if self._policy.hand_over_at_once:
-            requests = tuple(self._survey.waiting(job) for job in waiting)
-        if self._policy.hand_over_at_once and not alive and not self._cluster.devices():
-            # Nothing can be said of what fits before there is something for it to fit on.
-            for job in waiting:
-                job.message = "no device yet: the cluster has no node with room for a worker"
+            self._hand_over(alive)
             return
-        decision = self.decision = decide(self._snapshot(alive, requests), None if requests else self.line)
-        for job_id, message in decision.impossible:
-            self._lives.change(self._roster.jobs[job_id], JobState.FAILED, "memory", message)
-        answered = {job_id for job_id, _ in decision.impossible} | {one.job_id for one in decision.placements}
-        for request in requests:
-            if request.id not in answered:
-                self._roster.jobs[request.id].message = decision.why(request)
-        self._carry_out(decision)
+        snapshot = self._snapshot(alive)
+        self._share_time(snapshot)
+        self.decision = Decision()
+        if len(self.line):
+            self._decide(replace(snapshot, queues=self.queue_shares), self.line)
 
     def give_back(self) -> None:
         """Stop workers that nobody needs: at once where no job of their base is left, else after a while."""
@@ -129,6 +115,28 @@ class Placing:
         shapes = {str(one.base): one.base_shape for one in (self._estimates[job.id] for job in self._roster.trained)}
         for move in rebalance(self._snapshot(self._roster.alive), self.line, shapes):
             self._intent.call_back(self._roster.jobs[move.job_id], "moved", move.reason)
+
+    def _hand_over(self, alive: Mapping[str, WorkerRecord]) -> None:
+        """Place all that waits in one decision, and tell the others why they still do."""
+        waiting = [job for job in self._roster.jobs.values() if job.id in self.line]
+        if not waiting:
+            self.decision = Decision()
+        elif not alive and not self._cluster.devices():
+            # Nothing can be said of what fits before there is something for it to fit on.
+            for job in waiting:
+                job.message = "no device yet: the cluster has no node with room for a worker"
+        else:
+            requests = tuple(self._survey.waiting(job) for job in waiting)
+            self._decide(self._snapshot(alive, requests))
+            for request in requests:
+                if self._roster.jobs[request.id].state is JobState.PENDING:
+                    self._roster.jobs[request.id].message = self.decision.why(request)
+
+    def _decide(self, snapshot: Snapshot, line: WaitingLine | None = None) -> None:
+        self.decision = decide(snapshot, line)
+        for job_id, message in self.decision.impossible:
+            self._lives.change(self._roster.jobs[job_id], JobState.FAILED, "memory", message)
+        self._carry_out(self.decision)
 
     def _line_up(self) -> None:
         """Bring the waiting line up to date."""
@@ -163,7 +171,7 @@ class Placing:
             free_devices=tuple(device for device in devices if device.id not in taken),
             num_started=self._num_started,
             token_budget=self.settings.token_budget,
-            queues=self.shares.queues(self._queues),
+            queues=self.queue_shares,
             now_seconds=self._now(),
             num_placed=self._num_placed,
             largest_device_bytes=self.largest_device_bytes,

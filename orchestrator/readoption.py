@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 from jobs.records import JobState
 from orchestrator.clusters import AdoptedWorker
 from orchestrator.journal import Journal
+from orchestrator.lives import LOST
 
 if TYPE_CHECKING:
     from orchestrator.placement import NewWorker
@@ -59,7 +60,7 @@ def readopt(
                 job.id,
                 attempt=job.attempt,
                 state=JobState.PENDING,
-                reason="worker_lost",
+                reason=LOST,
                 message=f"its worker {job.worker_id} was gone when the service came back",
                 at=at,
                 progress=replace(job.progress, ledger=job.progress.ledger.lost().waits(at)),

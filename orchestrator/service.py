@@ -11,7 +11,7 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -122,7 +122,7 @@ def serve(options: ServeOptions, console: Console) -> None:
             options.data_dir, storage_uri=options.storage_uri, name_of=lambda job: job.id, staging=_STAGING
         )
         stack.callback(files.close)
-        monitoring = Monitoring(lambda: _by_queue(journal.counts_by_state_and_queue()))
+        monitoring = Monitoring(journal.counts_by_state_and_queue)
         journal.on_commit = monitoring.recorder.committed
         service = _Service(options, journal, files, console, monitoring)
         address = Address(host=options.host, names=options.names)
@@ -483,10 +483,6 @@ class _Service:
 def _where(jobs: Sequence[Job]) -> str:
     going_on = sum(not job.state.is_terminal for job in jobs)
     return f"{going_on} {'job goes' if going_on == 1 else 'jobs go'} on when it is started again"
-
-
-def _by_queue(counts: Mapping[tuple[JobState, str], int]) -> dict[tuple[str, JobState], int]:
-    return {(queue, state): number for (state, queue), number in counts.items()}
 
 
 def _waiting(found: JournaledJob) -> JobProgress:

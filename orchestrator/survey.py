@@ -77,11 +77,7 @@ class Survey:
         self._saved_at[job.id] = job.progress.busy_seconds
 
     def saved(self, job: Job) -> None:
-        """A checkpoint is durable."""
-        self._saved_at[job.id] = job.progress.busy_seconds
-
-    def resumed(self, job: Job) -> None:
-        """It stands where its checkpoint does."""
+        """It stands where its newest durable checkpoint does."""
         self._saved_at[job.id] = job.progress.busy_seconds
 
     def preempted(self, job_id: str) -> None:

@@ -14,12 +14,9 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from dashboards.metric_table import BY_NAME, PREFIX
-from jobs.records import JobState, WorkerStatus
-from orchestrator.monitoring.figures import Figures, WorkerFigures
+from jobs.records import WorkerStatus
+from orchestrator.monitoring.figures import Figures, JobCounts, WorkerFigures
 from orchestrator.monitoring.recorder import QueueNames, Recorder
-
-JobCounts = Mapping[tuple[str, JobState], int]
-"""Numbers of jobs by queue and state."""
 
 
 class Monitoring:
@@ -68,7 +65,7 @@ class _Exporter(Collector):
     def _jobs(self, counts: JobCounts) -> Metric:
         """Queues beyond the first hundred together."""
         sums: dict[tuple[str, str], float] = {}
-        for (queue, state), number in sorted(counts.items()):
+        for (state, queue), number in sorted(counts.items(), key=lambda one: one[0][::-1]):
             key = (self._queues.bounded(queue), state.value)
             sums[key] = sums.get(key, 0.0) + number
         return _gauge("jobs", list(sums.items()))

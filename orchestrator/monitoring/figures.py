@@ -18,6 +18,9 @@ _EVERY_SECONDS = 2.0
 _LOST_SECONDS = 600.0
 """For so long a lost worker is shown as down."""
 
+JobCounts = Mapping[tuple[JobState, str], int]
+"""Numbers of jobs by state and queue."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class JobFigures:
@@ -61,8 +64,8 @@ class Figures:
     jobs: tuple[JobFigures, ...] = ()
     workers: tuple[WorkerFigures, ...] = ()
     oldest_pending_seconds: float = 0.0
-    counts: Mapping[tuple[str, JobState], int] | None = None
-    """Jobs by queue and state, where nobody else counts them."""
+    counts: JobCounts | None = None
+    """Where nobody else counts them."""
     ticked_unix_seconds: float = 0.0
 
 
@@ -88,7 +91,7 @@ class Surveyor:
         self._clock = clock
         self._past: dict[str, deque[tuple[float, WorkerStatus]]] = {}
         self._lost_at: dict[str, float] = {}
-        self._known_lost: set[str] = set()
+        """When a worker was first found to be lost."""
         self._taken_at: float | None = None
 
     @property
@@ -106,11 +109,11 @@ class Surveyor:
         """
         self._taken_at = self._now()
         at = oldest = self._clock()
-        counts: dict[tuple[str, JobState], int] = {}
+        counts: dict[tuple[JobState, str], int] = {}
         live: list[JobFigures] = []
         for job in scheduler.jobs.values():
             if count_jobs:
-                counts[job.queue, job.state] = counts.get((job.queue, job.state), 0) + 1
+                counts[job.state, job.queue] = counts.get((job.state, job.queue), 0) + 1
             if job.state is JobState.PENDING:
                 since = job.progress.ledger.waiting_since_unix_seconds
                 if since is not None and since < oldest:
@@ -156,12 +159,7 @@ class Surveyor:
         return tuple(found)
 
     def _is_lately_lost(self, worker_id: str) -> bool:
-        if worker_id not in self._known_lost:
-            self._known_lost.add(worker_id)
-            self._lost_at[worker_id] = self._now()
-        if worker_id in self._lost_at and self._now() - self._lost_at[worker_id] >= _LOST_SECONDS:
-            del self._lost_at[worker_id]
-        return worker_id in self._lost_at
+        return self._now() - self._lost_at.setdefault(worker_id, self._now()) < _LOST_SECONDS
 
     def _rates(self, worker_id: str, status: WorkerStatus) -> Rates:
         """Since a while ago. By our clock: a worker without work says nothing, and its own stands still."""

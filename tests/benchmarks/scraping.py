@@ -51,11 +51,7 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, Journal(Path(folder) / "journal.db") as journal:
         fill(journal, options.journaled, 0)
-
-        def counts() -> dict[tuple[str, JobState], int]:
-            return {(queue, state): number for (state, queue), number in journal.counts_by_state_and_queue().items()}
-
-        monitoring, cluster = Monitoring(counts), ScriptedCluster(options.workers)
+        monitoring, cluster = Monitoring(journal.counts_by_state_and_queue), ScriptedCluster(options.workers)
         names = {f"live-{number}": f"base-{number % options.workers}" for number in range(options.jobs)}
         scheduler = make_scheduler(
             journal, JobFiles(Path(folder)), cluster, names, monitoring.recorder, policy=PolicySettings()
@@ -81,7 +77,7 @@ def main() -> None:
             monitoring.figures = surveyor.take(scheduler)
 
         taking = _cpu_seconds(take, options.repeats)
-        counting = _cpu_seconds(counts, options.repeats)
+        counting = _cpu_seconds(journal.counts_by_state_and_queue, options.repeats)
         scraping = _cpu_seconds(lambda: generate_latest(monitoring.registry), options.repeats)
         text = generate_latest(monitoring.registry)
         series = sum(not line.startswith(b"#") for line in text.splitlines())
