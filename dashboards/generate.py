@@ -100,14 +100,13 @@ def generated() -> dict[Path, str]:
 
 def main(arguments: list[str]) -> int:
     """Write, or only look."""
-    stale = [
-        path for path, text in generated().items() if not path.is_file() or path.read_text(encoding="utf-8") != text
-    ]
+    files = generated()
+    stale = [path for path, text in files.items() if not path.is_file() or path.read_text(encoding="utf-8") != text]
     for path in stale:
         print(path.relative_to(ROOT.parent))
         if "--check" not in arguments:
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(generated()[path], encoding="utf-8")
+            path.write_text(files[path], encoding="utf-8")
     return 1 if stale and "--check" in arguments else 0
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dashboards.metric_table import BY_NAME, TABLE, Metric, Unit
+from dashboards.metric_table import BY_NAME, Metric, Unit
 
 SERVICE = 'service=~"$service"'
 """Narrows every query to the services that were chosen."""
@@ -70,7 +70,8 @@ def rate(name: str) -> str:
 
 
 def _unit(metric: Metric) -> Unit:
-    return "percentunit" if metric.name == "worker_busy_seconds_total" else metric.unit
+    # Seconds by the second are a share.
+    return "percentunit" if (metric.type, metric.unit) == ("counter", "s") else metric.unit
 
 
 def _legend(metric: Metric) -> str:
@@ -203,9 +204,3 @@ DASHBOARDS = (CLUSTER, JOBS)
 def panels() -> list[Panel]:
     """Of all dashboards."""
     return [one for dashboard in DASHBOARDS for row in dashboard.rows for one in row.panels]
-
-
-def unseen() -> list[str]:
-    """Metrics of the table that no panel shows."""
-    expressions = [query.expr for one in panels() for query in one.queries]
-    return [metric.name for metric in TABLE if not any(name in expr for name in metric.series for expr in expressions)]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import subprocess
 import time
 from collections.abc import Callable
@@ -11,20 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import pytest
+
+from tests.machine import end, program
 
 PATIENCE_SECONDS = 240.0
-
-
-def program(name: str) -> str:
-    """Where `prometheus` or `promtool` is. Without it a contributor's test is skipped, and CI's fails."""
-    found = shutil.which(name)
-    if found is not None:
-        return found
-    message = f"{name} is not installed; on Debian: apt-get install -y prometheus"
-    if os.environ.get("CI") == "true":
-        pytest.fail(message)
-    pytest.skip(message)
+MEND = "make prometheus"
 
 
 class Prometheus:
@@ -35,7 +24,7 @@ class Prometheus:
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
                 [
-                    program("prometheus"),
+                    program("prometheus", mend=MEND),
                     f"--config.file={config}",
                     f"--storage.tsdb.path={folder / 'prometheus-data'}",
                     f"--web.listen-address=127.0.0.1:{port}",
@@ -51,12 +40,7 @@ class Prometheus:
     def close(self) -> None:
         """End it."""
         self._http.close()
-        self._process.terminate()
-        try:
-            self._process.wait(timeout=60)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        end(self._process)
 
     def get(self, path: str, **parameters: str) -> Any:
         """`data` of an answer of its API."""

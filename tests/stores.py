@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ from typing import Any
 import fsspec
 import pytest
 
+from tests.machine import free_port
 from workers.object_store import ObjectStore
 
 OWNER = "tests"
@@ -30,9 +30,7 @@ def s3_server() -> Iterator[str]:
     Yields:
         The name of a bucket.
     """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     endpoint = f"http://127.0.0.1:{port}"
     environment = {
         "AWS_ACCESS_KEY_ID": "testing",

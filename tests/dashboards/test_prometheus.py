@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import signal
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,21 +15,16 @@ from dashboards.metric_table import TABLE
 from dashboards.panels import Panel, panels
 from jobs.records import JobState
 from orchestrator.client import Client
-from tests.orchestrator.conftest import WriteSpecs, other_base, rows, tiny_base, write_specs
-from tests.orchestrator.served import Served, states
-from tests.prometheus import Prometheus, program
+from tests.machine import free_port, program
+from tests.orchestrator.conftest import WriteSpecs, rows, tiny_base, write_specs
+from tests.orchestrator.served import Served, states, submit
+from tests.prometheus import MEND, Prometheus
 
-__all__ = ["other_base", "rows", "tiny_base", "write_specs"]
+__all__ = ["rows", "tiny_base", "write_specs"]
 
 SHIPPED = Path(generate.__file__).parent / "prometheus"
 LONG = {"max_steps": 1_000_000, "save_steps": 20, "logging_steps": 5, "eval_strategy": "steps", "eval_steps": 50}
 DIVERGING = {"max_steps": 50, "learning_rate": 1e30, "max_grad_norm": 1e30, "optim": "sgd", "max_nonfinite_steps": 2}
-
-
-def free_port() -> int:
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        return listening.getsockname()[1]
 
 
 def configuration(folder: Path, targets: Path) -> Path:
@@ -48,7 +42,7 @@ def configuration(folder: Path, targets: Path) -> Path:
 
 @pytest.fixture
 def service(tmp_path: Path) -> Iterator[Served]:
-    program("prometheus")
+    program("prometheus", mend=MEND)
     served = Served(tmp_path / "data", "--in-process", "--prometheus-dir", str(tmp_path / "targets"))
     yield served
     served.close()
@@ -87,10 +81,6 @@ def test_every_panel_and_alert_of_what_ships_has_data_of_a_real_run(
         observe(service, client, prometheus)
     finally:
         prometheus.close()
-
-
-def submit(client: Client, specs: Path) -> None:
-    client.submit(specs.read_text(), directory=specs.parent)
 
 
 def observe(service: Served, client: Client, prometheus: Prometheus) -> None:

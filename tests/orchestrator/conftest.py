@@ -34,6 +34,13 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
 WriteSpecs = Callable[..., Path]
 
 
+def laid_over(spec: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """A spec with changes, which go into its blocks."""
+    return spec | {
+        key: {**spec[key], **value} if isinstance(spec.get(key), dict) else value for key, value in changes.items()
+    }
+
+
 @pytest.fixture
 def write_specs(tmp_path: Path, tiny_base: Path, rows: Path) -> WriteSpecs:
     """Write a spec file: one document for each mapping, laid over a small job that works."""
@@ -49,9 +56,7 @@ def write_specs(tmp_path: Path, tiny_base: Path, rows: Path) -> WriteSpecs:
                 "val_size": 6,
                 "training": {"max_steps": 4, "per_device_train_batch_size": 3, "learning_rate": 0.01},
             }
-            for key, value in document.items():
-                spec[key] = {**spec[key], **value} if isinstance(spec.get(key), dict) else value
-            texts.append(yaml.safe_dump(spec, sort_keys=False))
+            texts.append(yaml.safe_dump(laid_over(spec, document), sort_keys=False))
         path = tmp_path / name
         path.write_text("---\n".join(texts), encoding="utf-8")
         return path

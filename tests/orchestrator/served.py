@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from jobs.records import JobState
 from orchestrator.client import Client
+from tests.machine import end
 
 PATIENCE_SECONDS = 240.0
 
@@ -63,13 +64,8 @@ class Served:
 
     def close(self) -> None:
         """Whatever became of it, it is gone after this."""
-        if self.process is not None and self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
-            try:
-                self.process.wait(timeout=60)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-                self.process.wait()
+        if self.process is not None:
+            end(self.process)
 
     def until(self, happened: Callable[[], object], what: str) -> None:
         """Wait for something, while the process lives."""
@@ -79,6 +75,11 @@ class Served:
             assert self.process.poll() is None, f"the service ended ({self.process.returncode}): {self.told()}"
             assert time.monotonic() < deadline, f"not within {self._patience_seconds:g} s: {what}\n{self.told()}"
             time.sleep(0.05)
+
+
+def submit(client: Client, specs: Path, **options: Any) -> list[str]:
+    """Ids of the jobs of a spec file."""
+    return [job.id for job in client.submit(specs.read_text(), directory=specs.parent, **options).jobs]
 
 
 def states(client: Client) -> dict[str, JobState]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,6 +15,7 @@ import pytest
 
 from jobs.loading import load_files
 from orchestrator.interruption import GRACE_SECONDS
+from tests.machine import free_port
 
 WriteSpecs = Callable[..., Path]
 COMMAND = [sys.executable, "-m", "orchestrator.cli"]
@@ -197,9 +197,7 @@ def test_a_ray_that_is_not_there_is_told_at_once(tmp_path: Path, write_specs: Wr
 
 @pytest.mark.ray
 def test_it_joins_a_ray_that_runs_already_and_leaves_it_running(tmp_path: Path, write_specs: WriteSpecs) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     environment = {**os.environ, "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
     start = [
         sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--num-cpus=1", f"--port={port}",

@@ -17,6 +17,7 @@ from orchestrator import run
 from orchestrator.journal import JournalReader
 from orchestrator.monitoring.figures import Figures, Surveyor
 from orchestrator.monitoring.scraping import scraped
+from tests.machine import free_port
 from tests.orchestrator.conftest import WriteSpecs
 from tests.orchestrator.test_run import run_in_process
 
@@ -80,9 +81,7 @@ def test_a_port_that_is_taken_is_said_with_its_option() -> None:
 def test_a_run_can_be_scraped_while_it_trains(
     tmp_path: Path, write_specs: WriteSpecs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     url, texts, take = f"http://127.0.0.1:{port}/metrics", [], Surveyor.take
 
     def look(self: Surveyor, *arguments: Any, **options: Any) -> Figures:

@@ -14,7 +14,7 @@ from jobs.artifacts import verify
 from jobs.records import JobState
 from orchestrator.client import Client
 from tests.orchestrator.conftest import WriteSpecs
-from tests.orchestrator.served import Served, reasons, states
+from tests.orchestrator.served import Served, reasons, states, submit
 
 LONG = {"max_steps": 1_000_000, "save_steps": 50, "logging_steps": 50}
 ServedOf = Callable[..., Served]
@@ -31,11 +31,6 @@ def served_of(tmp_path: Path) -> Iterator[ServedOf]:
     yield make
     for one in made:
         one.close()
-
-
-def submit(client: Client, specs: Path, **options: object) -> list[str]:
-    found = client.submit(specs.read_text(), directory=specs.parent, **options)  # type: ignore[arg-type]
-    return [job.id for job in found.jobs]
 
 
 def step(client: Client, job: str) -> int:

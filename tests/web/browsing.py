@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+
+from tests.machine import program
 
 AXE = Path(__file__).parent / "vendor" / "axe.js"
 PATIENCE_MILLISECONDS = 120_000
@@ -29,14 +27,8 @@ _ARGUMENTS = [
 
 
 def chromium() -> str:
-    """Path of a Chromium; on a contributor's machine without one the test is skipped, in CI it fails."""
-    found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if found is None:
-        reason = "no Chromium is installed: `apt-get install chromium` as root, or `make chromium`"
-        if os.environ.get("CI") == "true":
-            pytest.fail(reason)
-        pytest.skip(reason)
-    return found
+    """Path of a Chromium."""
+    return program("chromium", "chromium-browser", "google-chrome", mend="make chromium")
 
 
 @contextmanager
@@ -90,8 +82,7 @@ def visit(browser: Browser, url: str, *, width: int = 1280, scheme: str = "light
     """A fresh tab."""
     context = browser.new_context(
         viewport={"width": width, "height": 900},
-        color_scheme="dark" if scheme == "dark" else "light",
-        accept_downloads=True,
+        color_scheme=scheme,
     )
     context.set_default_timeout(PATIENCE_MILLISECONDS)
     page = context.new_page()
@@ -114,8 +105,3 @@ def _leaves(url: str) -> bool:
 
 def _is_wrong(text: str) -> bool:
     return any(one in text for one in ("Content Security Policy", "TrustedHTML", "Uncaught"))
-
-
-def dump(values: object) -> str:
-    """For messages."""
-    return json.dumps(values, indent=2, default=str)

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser
 
-from tests.orchestrator.conftest import other_base, rows, tiny_base, write_specs
+from tests.orchestrator.conftest import laid_over, rows, tiny_base
 from tests.web.browsing import open_browser
 
-__all__ = ["other_base", "rows", "tiny_base", "write_specs"]
+__all__ = ["rows", "tiny_base"]
 
 
 @pytest.fixture(scope="session")
@@ -36,9 +36,6 @@ def spec_of(tiny_base: Path, rows: Path):
                 "save_steps": 100_000,
             },
         }
-        for key, value in more.items():
-            known = spec.get(key)
-            spec[key] = {**known, **value} if isinstance(known, dict) and isinstance(value, dict) else value
-        return spec
+        return laid_over(spec, more)
 
     return make

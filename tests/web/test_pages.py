@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
 from playwright.sync_api import Browser, expect
 
 from orchestrator.api.app import build_app
@@ -12,7 +11,6 @@ from tests.orchestrator.api.conftest import ALICE, BOB, Serve, serve, spec, toke
 from tests.web.browsing import visit
 
 __all__ = ["serve", "tokens"]
-pytestmark = pytest.mark.timeout(600)
 
 
 def test_a_token_is_asked_for_kept_in_the_tab_and_decides_what_is_offered(

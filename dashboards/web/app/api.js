@@ -3,6 +3,7 @@ import { createStore } from "./store.js";
 
 const PREFIX = "/api/v1";
 const TOKEN = "loraloom-token";
+const AT_ONCE = 4;
 
 /** `{isLost, since, updated}`: whether the service answers, since when not, and when it last did (milliseconds). */
 export const connection = createStore({ isLost: false, since: null, updated: null });
@@ -28,7 +29,7 @@ export const token = {
   set: (value) => (value ? sessionStorage.setItem(TOKEN, value) : sessionStorage.removeItem(TOKEN)),
 };
 
-const authorisation = () => (token.get() ? { Authorization: `Bearer ${token.get()}` } : {});
+export const authorisation = () => (token.get() ? { Authorization: `Bearer ${token.get()}` } : {});
 
 export function isAnswered() {
   connection.set({ isLost: false, since: null, updated: Date.now() });
@@ -72,6 +73,15 @@ export const patch = async (path, change) =>
     })
   ).json();
 
+/** Do something for each of some items, a few at once. */
+export async function each(items, work) {
+  const waiting = [...items];
+  const worker = async () => {
+    while (waiting.length) await work(waiting.shift());
+  };
+  await Promise.all(Array.from({ length: AT_ONCE }, worker));
+}
+
 /** The path of a job and what hangs below it. */
 export const jobPath = (id, below = "") => `/jobs/${encodeURIComponent(id)}${below}`;
 
@@ -85,5 +95,4 @@ export async function identify() {
 /** Whether the token lets us steer jobs of a queue. */
 export const mayAct = (who, queue) => Boolean(who) && (who.queues === null || who.queues.includes(queue));
 
-export const authorised = authorisation;
 export const STREAM = `${PREFIX}/stream`;

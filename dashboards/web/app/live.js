@@ -1,5 +1,5 @@
 // What changes without reload: the stream of events, and data that is asked for again when something happened.
-import { authorised, isAnswered, isUnanswered, STREAM, tokenWanted } from "./api.js";
+import { authorisation, isAnswered, isUnanswered, STREAM, tokenWanted } from "./api.js";
 import { useEffect, useRef, useState } from "./dom.js";
 
 const RETRY_MILLISECONDS = 2000;
@@ -38,7 +38,7 @@ async function follow(mine) {
     const end = () => attempt.abort();
     mine.signal.addEventListener("abort", end, { once: true });
     try {
-      const headers = { Accept: "text/event-stream", ...authorised() };
+      const headers = { Accept: "text/event-stream", ...authorisation() };
       if (lastEventId !== null) headers["Last-Event-ID"] = lastEventId;
       const response = await fetch(STREAM, { headers, signal: attempt.signal, cache: "no-store" });
       if (!response.ok) throw new Error(String(response.status));
@@ -98,21 +98,26 @@ export function useEvents(listener) {
  * @param key what the data is about; another key forgets what was known
  * @param every milliseconds; 0 for after events alone
  * @param concerns which events matter
+ * @param isDone whether nothing but an event can change the data any more
  * @param gap milliseconds between two requests at least, however much happens
  * @param keeps show what was known under the key before until the new is there
  */
-export function useLive(load, { key = "", every = 0, concerns = () => true, gap = GAP_MILLISECONDS, keeps = false } = {}) {
+export function useLive(
+  load,
+  { key = "", every = 0, concerns = () => true, isDone = () => false, gap = GAP_MILLISECONDS, keeps = false } = {},
+) {
   const [state, setState] = useState({ key, data: undefined, problem: null });
   const run = useRef(null);
-  const latest = useRef({ load, concerns });
-  latest.current = { load, concerns };
+  const latest = useRef(null);
+  latest.current = { load, concerns, isDone };
 
   useEffect(() => {
     const stop = new AbortController();
-    let data, timer, soon, isBusy = false, isWanted = false, began = 0;
+    let data = state.key === key ? state.data : undefined;
+    let timer, soon, isBusy = false, isWanted = false, began = 0;
     const next = () => {
       clearTimeout(timer);
-      if (every && !stop.signal.aborted) timer = setTimeout(ask, every);
+      if (every && !stop.signal.aborted && !latest.current.isDone(data)) timer = setTimeout(ask, every);
     };
     async function ask() {
       clearTimeout(soon);

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import socket
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -11,6 +10,7 @@ import httpx
 from jobs.records import JobState
 from orchestrator.api.limits import Limits
 from orchestrator.client import Client
+from tests.machine import free_port
 from tests.orchestrator.api.conftest import Serve, Served, spec
 
 
@@ -100,9 +100,7 @@ def test_many_streams_and_no_more(serve: Serve) -> None:
 
 
 def test_a_client_follows_across_a_restart_and_misses_nothing(serve: Serve) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     served = serve(port=port)
     found: list[tuple[int, str]] = []
     with Client(served.url, patience_seconds=60) as client:

@@ -2,7 +2,7 @@
 import { get, jobPath } from "../api.js";
 import { columns, fetchCurves, restarts } from "../curves.js";
 import { html, useMemo, useState } from "../dom.js";
-import { ago, bytes, count, duration, figure, loss, moment, percent, shortModel } from "../format.js";
+import { bytes, count, duration, figure, loss, percent, shortModel } from "../format.js";
 import { useLive } from "../live.js";
 import { Actions } from "../parts/actions.js";
 import { Artifact } from "../parts/artifact.js";
@@ -11,7 +11,7 @@ import { History } from "../parts/history.js";
 import { Log } from "../parts/log.js";
 import { Meter } from "../parts/meter.js";
 import { Empty, Known } from "../parts/notices.js";
-import { Facts, Page, Panel } from "../parts/page.js";
+import { Facts, Page, Panel, When } from "../parts/page.js";
 import { Spec } from "../parts/spec.js";
 import { isEnded, State } from "../parts/state.js";
 import { usePace } from "../pace.js";
@@ -21,16 +21,10 @@ import { threadStyle } from "../threads.js";
 const MOST_LABELS = 12;
 
 export function JobPage({ id }) {
-  const [isSettled, setSettled] = useState(false);
   const concerns = (event) => event.job_id === (job.data?.id ?? id);
-  const job = useLive(
-    async (signal) => {
-      const found = await get(jobPath(id), { signal });
-      setSettled(isEnded(found.state));
-      return found;
-    },
-    { key: id, every: isSettled ? 0 : 3000, concerns: (event) => concerns(event) },
-  );
+  const isDone = (found) => isEnded(found?.state);
+  const job = useLive((signal) => get(jobPath(id), { signal }), { key: id, every: 3000, concerns, isDone });
+  const isSettled = isDone(job.data);
   if (job.problem?.status === 404 && !job.data) {
     return html`<${Page} title="No such job"><${Empty} title="There is no job of that id or name">
       It may have been pruned. <${Link} href=${to.jobs()}>All jobs<//>
@@ -89,7 +83,7 @@ function Standing({ job, points }) {
     <div class="row"><${State} state=${job.state} /> ${asked} <span class=${job.state === "FAILED" ? "wrong" : waits ? "why-waits" : "soft"}>${job.message}</span></div>
     <div class="row progress-line">
       <${Meter} value=${total ? step / total : null} label="progress" thread />
-      <span class="figure"><b>${count(step)}</b>${total ? ` of ${count(total)} steps` : " steps"}</span>
+      <span><b>${count(step)}</b>${total ? ` of ${count(total)} steps` : " steps"}</span>
     </div>
     <${Facts} className="inline" facts=${[
       ["Loss", loss(job.progress.train_loss)],
@@ -137,8 +131,8 @@ function JobFacts({ job }) {
     job.worker_id && [isEnded(job.state) ? "Last worker" : "Worker", html`<${Link} href=${to.worker(job.worker_id)}>${job.worker_id}<//>`],
     job.owner && ["Owner", job.owner],
     job.sweep_id && ["Sweep", html`<${Link} href=${to.sweep(job.sweep_id)}>${job.labels.sweep ?? job.sweep_id}<//>`],
-    ["Submitted", html`<span title=${moment(job.submitted_unix_seconds)}>${ago(job.submitted_unix_seconds)}</span>`],
-    job.ended_unix_seconds !== null && ["Ended", html`<span title=${moment(job.ended_unix_seconds)}>${ago(job.ended_unix_seconds)}</span>`],
+    ["Submitted", html`<${When} at=${job.submitted_unix_seconds} />`],
+    job.ended_unix_seconds !== null && ["Ended", html`<${When} at=${job.ended_unix_seconds} />`],
     ["Attempts", String(job.attempt)],
     labels.length > 0 && [
       "Labels",

@@ -1,13 +1,13 @@
 // All jobs: filtered, sorted and cut into pages by the service, however many there are.
 import { caller, get, mayAct } from "../api.js";
 import { html, useEffect, useMemo, useState } from "../dom.js";
-import { ago, count, duration, loss, moment, plural } from "../format.js";
+import { count, loss } from "../format.js";
 import { useLive } from "../live.js";
 import { BulkActions } from "../parts/actions.js";
 import { Progress } from "../parts/meter.js";
 import { Empty, Known } from "../parts/notices.js";
-import { Page } from "../parts/page.js";
-import { isEnded, State, STATES, word } from "../parts/state.js";
+import { Page, When } from "../parts/page.js";
+import { isEnded, State, STATES, sumOfStates } from "../parts/state.js";
 import { choosing, Table, useTable } from "../parts/table.js";
 import { Link, navigate, to } from "../router.js";
 import { useStore } from "../store.js";
@@ -44,14 +44,14 @@ const COLUMNS = [
     id: "submitted",
     header: "Submitted",
     accessorKey: "submitted_unix_seconds",
-    cell: ({ getValue }) => html`<span title=${moment(getValue())}>${ago(getValue())}</span>`,
+    cell: ({ getValue }) => html`<${When} at=${getValue()} />`,
     meta: { isWide: true },
   },
   {
     id: "ended",
     header: "Ended",
     accessorKey: "ended_unix_seconds",
-    cell: ({ getValue }) => (getValue() === null ? "" : html`<span title=${moment(getValue())}>${ago(getValue())}</span>`),
+    cell: ({ getValue }) => (getValue() === null ? "" : html`<${When} at=${getValue()} />`),
     meta: { isWide: true },
   },
   { id: "why", header: "Why", enableSorting: false, cell: ({ row }) => html`<span title=${row.original.message}>${row.original.message}</span>`, meta: { isWide: true, class: "why" } },
@@ -69,12 +69,12 @@ function wanted(query) {
 export function JobsPage({ query }) {
   const asked = wanted(query);
   const key = asked.toString();
-  const [cursors, setCursors] = useState([]);
+  const [paging, setPaging] = useState({ key, cursors: [] });
   const [chosen, setChosen] = useState({});
-  useEffect(() => {
-    setCursors([]);
-    setChosen({});
-  }, [key]);
+  useEffect(() => setChosen({}), [key]);
+  // What was paged through under another filter says nothing of this one.
+  const cursors = paging.key === key ? paging.cursors : [];
+  const setCursors = (next) => setPaging({ key, cursors: next });
   const after = cursors.at(-1);
   const address = `/jobs?${key}&limit=${PAGE}${after ? `&after=${encodeURIComponent(after)}` : ""}`;
   const live = useLive((signal) => get(address, { signal }), { key: address, every: 10_000, gap: 2000, keeps: true });
@@ -136,14 +136,11 @@ function Listing({ page, asked, change, chosen, setChosen, reload }) {
 
 function Filters({ query, change, queues }) {
   const states = query.getAll("state");
-  const numbers = {};
-  for (const queue of queues ?? []) {
-    for (const [state, number] of Object.entries(queue.states)) numbers[state] = (numbers[state] ?? 0) + number;
-  }
+  const numbers = sumOfStates(queues ?? []);
   const toggle = (state) => change({ state: states.includes(state) ? states.filter((one) => one !== state) : [...states, state] });
   const isNarrowed = states.length > 0 || TEXTS.some((name) => query.get(name));
   return html`<search class="filters">
-    <div class="row chips" role="group" aria-label="States">
+    <div class="row" role="group" aria-label="States">
       ${STATES.map(
         (state) => html`<button key=${state} class="chip" aria-pressed=${states.includes(state)} onClick=${() => toggle(state)}>
           <${State} state=${state} /> <span class="number">${queues ? count(numbers[state] ?? 0) : ""}</span>

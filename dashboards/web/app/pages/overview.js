@@ -3,11 +3,11 @@ import { get } from "../api.js";
 import { html, useRef, useState } from "../dom.js";
 import { ago, count, percent, plural } from "../format.js";
 import { useLive } from "../live.js";
-import { Device } from "../parts/device.js";
+import { Device, useRunning } from "../parts/device.js";
 import { Sparkline } from "../parts/meter.js";
 import { Empty, Known } from "../parts/notices.js";
-import { Page, Panel } from "../parts/page.js";
-import { State, StateBar, STATES, word } from "../parts/state.js";
+import { Page, Panel, Tabs } from "../parts/page.js";
+import { State, StateBar, STATES, sumOfStates, word } from "../parts/state.js";
 import { Timeline } from "../parts/timeline.js";
 import { Link, to } from "../router.js";
 import { threadStyle } from "../threads.js";
@@ -15,7 +15,6 @@ import { threadStyle } from "../threads.js";
 const KEPT = 150;
 const GAP = 5000; // a busy cluster has many events a second
 const WINDOWS = [["15 min", 900], ["1 h", 3600], ["6 h", 21600], ["24 h", 86400], ["7 d", 604800]];
-const ON_WORKERS = "/jobs?state=RUNNING&state=STARTING&limit=200";
 
 export function OverviewPage() {
   const [seconds, setSeconds] = useState(3600);
@@ -25,15 +24,10 @@ export function OverviewPage() {
     past.current = [...past.current, view].slice(-KEPT);
     return view;
   }, { every: 2000, concerns: () => false });
-  const running = useLive((signal) => get(ON_WORKERS, { signal }), { every: 5000, gap: 2000 });
+  const jobs = useRunning();
   const queues = useLive((signal) => get("/queues", { signal }), { every: 15_000, gap: GAP });
   const timeline = useLive((signal) => get(`/timeline?seconds=${seconds}`, { signal }), { key: String(seconds), every: 10_000, gap: GAP });
-  const jobs = new Map((running.data?.jobs ?? []).map((job) => [job.id, job]));
-  const choose = html`<div class="row tabs" role="group" aria-label="How far back">
-    ${WINDOWS.map(
-      ([name, value]) => html`<button key=${value} aria-pressed=${value === seconds} onClick=${() => setSeconds(value)}>${name}</button>`,
-    )}
-  </div>`;
+  const choose = html`<${Tabs} label="How far back" choices=${WINDOWS} value=${seconds} onChoose=${setSeconds} />`;
   return html`<${Page} title="Overview">
     <${Summary} cluster=${cluster.data} past=${past.current} queues=${queues.data} />
     <div class="columns wide-left">
@@ -55,10 +49,7 @@ export function OverviewPage() {
 }
 
 function Summary({ cluster, past, queues }) {
-  const states = {};
-  for (const queue of queues?.queues ?? []) {
-    for (const [state, number] of Object.entries(queue.states)) states[state] = (states[state] ?? 0) + number;
-  }
+  const states = sumOfStates(queues?.queues ?? []);
   const rate = cluster?.tokens_per_second ?? null;
   return html`<section class="summary" aria-label="The cluster in figures">
     <div>

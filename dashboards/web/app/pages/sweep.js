@@ -1,5 +1,5 @@
 // A sweep: its jobs by what they reached, only what differs between them, and their curves together.
-import { get } from "../api.js";
+import { each, get } from "../api.js";
 import { columns, fetchCurves } from "../curves.js";
 import { html, useEffect, useMemo, useState } from "../dom.js";
 import { figure, loss, plain, plural } from "../format.js";
@@ -7,7 +7,7 @@ import { useLive } from "../live.js";
 import { Chart } from "../parts/chart.js";
 import { Progress } from "../parts/meter.js";
 import { Empty, Known } from "../parts/notices.js";
-import { Page, Panel } from "../parts/page.js";
+import { Page, Panel, Tabs } from "../parts/page.js";
 import { isEnded, State, StateBar } from "../parts/state.js";
 import { choosing, Table, useTable } from "../parts/table.js";
 import { Link, to } from "../router.js";
@@ -15,22 +15,16 @@ import { thread, threadStyle } from "../threads.js";
 
 const FIRST_CURVES = 12;
 const MOST_CURVES = 24;
-const AT_ONCE = 4;
-const METRICS = [["eval_loss", "Held-out loss"], ["loss", "Train loss"]];
+const METRICS = [["Held-out loss", "eval_loss"], ["Train loss", "loss"]];
 // Every job has its own: they tell nothing of what was tried.
 const NO_PARAMETERS = new Set(["labels.sweep", "name"]);
 
 export function SweepPage({ id }) {
-  const [isSettled, setSettled] = useState(false);
   const ids = new Set();
-  const live = useLive(
-    async (signal) => {
-      const found = await get(`/sweeps/${encodeURIComponent(id)}`, { signal });
-      setSettled(found.jobs.every((job) => isEnded(job.state)));
-      return found;
-    },
-    { key: id, every: isSettled ? 0 : 5000, concerns: (event) => ids.has(event.job_id) },
-  );
+  const concerns = (event) => ids.has(event.job_id);
+  const isDone = (found) => Boolean(found?.jobs.every((job) => isEnded(job.state)));
+  const live = useLive((signal) => get(`/sweeps/${encodeURIComponent(id)}`, { signal }), { key: id, every: 5000, concerns, isDone });
+  const isSettled = isDone(live.data);
   for (const job of live.data?.jobs ?? []) ids.add(job.id);
   if (live.problem?.status === 404 && !live.data) {
     return html`<${Page} title="No such sweep"><${Empty} title="There is no sweep of that id">
@@ -111,21 +105,15 @@ function Curves({ jobs, isSettled }) {
   if (!shown.length) return html`<${Empty} title="No job is chosen">Choose some in the table below.<//>`;
   return html`
     ${hasEval &&
-    html`<div class="row tabs end" role="group" aria-label="Which curve">
-      ${METRICS.map(([value, name]) => html`<button key=${value} aria-pressed=${value === metric} onClick=${() => setMetric(value)}>${name}</button>`)}
-    </div>`}
-    <${Known} live=${live} what="curves">${() => html`<${Chart} title=${METRICS.find(([value]) => value === metric)[1]} ...${chart} height=${260} />`}<//>
+    html`<${Tabs} className="end" label="Which curve" choices=${METRICS} value=${metric} onChoose=${setMetric} />`}
+    <${Known} live=${live} what="curves">${() => html`<${Chart} title=${METRICS.find(([, value]) => value === metric)[0]} ...${chart} height=${260} />`}<//>
     ${jobs.length > MOST_CURVES && html`<p class="aside">Only the first ${MOST_CURVES} of ${jobs.length} are drawn.</p>`}
   `;
 }
 
 async function fetchAll(ids, signal, known) {
   const found = new Map();
-  const waiting = [...ids];
-  const worker = async () => {
-    for (let id = waiting.shift(); id; id = waiting.shift()) found.set(id, await fetchCurves(id, signal, known?.get(id)));
-  };
-  await Promise.all(Array.from({ length: AT_ONCE }, worker));
+  await each(ids, async (id) => found.set(id, await fetchCurves(id, signal, known?.get(id))));
   return found;
 }
 

@@ -1,23 +1,23 @@
 // Sweeps, the newest first.
 import { get } from "../api.js";
 import { html } from "../dom.js";
-import { ago, count, moment } from "../format.js";
+import { count } from "../format.js";
 import { useLive } from "../live.js";
 import { Empty, Known } from "../parts/notices.js";
-import { Page } from "../parts/page.js";
-import { StateBar } from "../parts/state.js";
+import { Page, When } from "../parts/page.js";
+import { isEnded, StateBar } from "../parts/state.js";
 import { Table, useTable } from "../parts/table.js";
 import { Link, to } from "../router.js";
 
-const total = (sweep) => Object.values(sweep.states).reduce((sum, number) => sum + number, 0);
-const ended = ({ states }) => (states.SUCCEEDED ?? 0) + (states.FAILED ?? 0) + (states.CANCELLED ?? 0);
+const total = ({ states }) => Object.values(states).reduce((sum, number) => sum + number, 0);
+const ended = ({ states }) => Object.keys(states).filter(isEnded).reduce((sum, state) => sum + states[state], 0);
 
 const COLUMNS = [
   { id: "name", header: "Sweep", accessorKey: "name", cell: ({ row }) => html`<${Link} href=${to.sweep(row.original.id)}>${row.original.name}<//>`, meta: { class: "name" } },
   { id: "jobs", header: "Jobs", accessorFn: total, meta: { align: "right" } },
   { id: "ended", header: "Ended", accessorFn: ended, cell: ({ getValue }) => count(getValue()), meta: { align: "right" } },
   { id: "states", header: "States", enableSorting: false, cell: ({ row }) => html`<${StateBar} states=${row.original.states} />` },
-  { id: "submitted", header: "Submitted", accessorKey: "submitted_unix_seconds", cell: ({ getValue }) => html`<span title=${moment(getValue())}>${ago(getValue())}</span>` },
+  { id: "submitted", header: "Submitted", accessorKey: "submitted_unix_seconds", cell: ({ getValue }) => html`<${When} at=${getValue()} />` },
   { id: "id", header: "Id", accessorKey: "id", enableSorting: false, meta: { isWide: true, class: "mono" } },
 ];
 

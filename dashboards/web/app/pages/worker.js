@@ -3,28 +3,23 @@ import { get } from "../api.js";
 import { html, useState } from "../dom.js";
 import { duration, moment, time } from "../format.js";
 import { useLive } from "../live.js";
-import { Device } from "../parts/device.js";
+import { Device, useRunning } from "../parts/device.js";
 import { Empty, Known } from "../parts/notices.js";
-import { Page, Panel } from "../parts/page.js";
+import { Page, Panel, Tabs } from "../parts/page.js";
 import { State } from "../parts/state.js";
 import { Timeline } from "../parts/timeline.js";
 import { Link, to } from "../router.js";
 import { threadStyle } from "../threads.js";
 
-const DAY_SECONDS = 86_400;
+const WINDOWS = [["1 h", 3600], ["24 h", 86_400], ["7 d", 604_800]];
 const SHOWN = 100;
 
 export function WorkerPage({ id }) {
   const [seconds, setSeconds] = useState(3600);
   const cluster = useLive((signal) => get("/cluster", { signal }), { every: 2000, concerns: () => false });
-  const running = useLive((signal) => get("/jobs?state=RUNNING&state=STARTING&limit=200", { signal }), { every: 5000, gap: 2000 });
+  const jobs = useRunning();
   const timeline = useLive((signal) => get(`/timeline?seconds=${seconds}`, { signal }), { key: String(seconds), every: 10_000, gap: 5000 });
-  const jobs = new Map((running.data?.jobs ?? []).map((job) => [job.id, job]));
-  const choose = html`<div class="row tabs" role="group" aria-label="How far back">
-    ${[["1 h", 3600], ["24 h", DAY_SECONDS], ["7 d", 7 * DAY_SECONDS]].map(
-      ([name, value]) => html`<button key=${value} aria-pressed=${value === seconds} onClick=${() => setSeconds(value)}>${name}</button>`,
-    )}
-  </div>`;
+  const choose = html`<${Tabs} label="How far back" choices=${WINDOWS} value=${seconds} onChoose=${setSeconds} />`;
   return html`<${Page} title=${`Worker ${id}`}>
     <${Known} live=${cluster} what="the worker">${(view) => {
       const worker = view.workers.find((one) => one.id === id);

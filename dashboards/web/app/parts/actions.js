@@ -1,12 +1,10 @@
 // What may be done to jobs, by whom, and the question before it.
-import { ApiProblem, caller, jobPath, mayAct, patch, post } from "../api.js";
+import { ApiProblem, caller, each, jobPath, mayAct, patch, post } from "../api.js";
 import { html, useState } from "../dom.js";
 import { plural } from "../format.js";
 import { useStore } from "../store.js";
 import { confirm, tell } from "./dialog.js";
 import { isEnded } from "./state.js";
-
-const AT_ONCE = 4;
 
 const fits = {
   pause: (job) => !isEnded(job.state) && job.desired === "run",
@@ -22,8 +20,8 @@ const QUESTIONS = {
 const DONE = { pause: "asked to pause", resume: "asked to go on", cancel: "asked to be cancelled", retry: "queued again" };
 
 async function act(verb, job) {
-  const title = `${verb === "cancel" ? "Cancel" : "Retry"} ${job.name}?`;
-  if (QUESTIONS[verb] && !(await confirm({ title, ...QUESTIONS[verb] }))) return;
+  const question = QUESTIONS[verb];
+  if (question && !(await confirm({ title: `${question.action} ${job.name}?`, ...question }))) return;
   try {
     await post(jobPath(job.id, `/${verb}`));
     tell(`${job.name} was ${DONE[verb]}.`);
@@ -62,7 +60,7 @@ export function Actions({ job, onDone }) {
   };
   const button = (verb, label, looks) =>
     fits[verb](job) && html`<button class=${looks} disabled=${isBusy || !who} onClick=${run(() => act(verb, job))}>${label}</button>`;
-  return html`<div class="row actions" role="group" aria-label="Actions">
+  return html`<div class="row" role="group" aria-label="Actions">
     ${button("resume", "Resume", "main")} ${button("retry", "Retry…", "main")} ${button("pause", "Pause", "")}
     ${!isEnded(job.state) && html`<button disabled=${isBusy || !who} onClick=${run(() => changePlace(job))}>Priority…</button>`}
     ${button("cancel", "Cancel…", "grave-quiet")}
@@ -73,8 +71,7 @@ export function Actions({ job, onDone }) {
 export function BulkActions({ jobs, onDone }) {
   const who = useStore(caller);
   const [isBusy, setBusy] = useState(false);
-  const run = (verb) => async () => {
-    const meant = jobs.filter((job) => fits[verb](job) && mayAct(who, job.queue));
+  const run = (verb, meant) => async () => {
     const left = jobs.length - meant.length;
     const question = QUESTIONS[verb];
     const title = `${question.action} ${plural(meant.length, "job")}?`;
@@ -90,33 +87,29 @@ export function BulkActions({ jobs, onDone }) {
     );
     onDone();
   };
-  const number = (verb) => jobs.filter((job) => fits[verb](job) && mayAct(who, job.queue)).length;
+  const verbs = ["retry", "cancel"].map((verb) => [verb, jobs.filter((job) => fits[verb](job) && mayAct(who, job.queue))]);
   return html`<div class="row" role="group" aria-label="Actions on chosen jobs">
     <span aria-live="polite">${plural(jobs.length, "job")} chosen</span>
-    ${["retry", "cancel"].map(
-      (verb) => html`<button
+    ${verbs.map(
+      ([verb, meant]) => html`<button
         key=${verb}
         class=${verb === "cancel" ? "grave-quiet" : ""}
-        disabled=${isBusy || !number(verb)}
-        onClick=${run(verb)}
-      >${QUESTIONS[verb].action} ${number(verb)}…</button>`,
+        disabled=${isBusy || !meant.length}
+        onClick=${run(verb, meant)}
+      >${QUESTIONS[verb].action} ${meant.length}…</button>`,
     )}
   </div>`;
 }
 
 async function all(jobs, verb) {
-  const waiting = [...jobs];
   const problems = [];
-  const worker = async () => {
-    for (let job = waiting.shift(); job; job = waiting.shift()) {
-      try {
-        await post(jobPath(job.id, `/${verb}`));
-      } catch (problem) {
-        if (!(problem instanceof ApiProblem)) throw problem;
-        problems.push(`${job.name}: ${problem.message}`);
-      }
+  await each(jobs, async (job) => {
+    try {
+      await post(jobPath(job.id, `/${verb}`));
+    } catch (problem) {
+      if (!(problem instanceof ApiProblem)) throw problem;
+      problems.push(`${job.name}: ${problem.message}`);
     }
-  };
-  await Promise.all(Array.from({ length: AT_ONCE }, worker));
+  });
   return problems;
 }

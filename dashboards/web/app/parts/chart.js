@@ -28,8 +28,8 @@ export function Chart({ title, x, series, marks = [], group, isLog = false, heig
   const data = [x, ...series.map((one) => one.values)];
 
   useEffect(() => {
-    const made = new uPlot(options({ series, isLog, group, height, marks: shown }), data, place.current);
-    made.setSize({ width: place.current.clientWidth || 300, height });
+    const width = place.current.clientWidth || 300;
+    const made = new uPlot(options({ series, isLog, group, width, height, marks: shown }), data, place.current);
     plot.current = made;
     const watch = new ResizeObserver(([entry]) => {
       const width = Math.floor(entry.contentRect.width);
@@ -49,13 +49,13 @@ export function Chart({ title, x, series, marks = [], group, isLog = false, heig
   </figure>`;
 }
 
-function options({ series, isLog, group, height, marks }) {
+function options({ series, isLog, group, width, height, marks }) {
   const ink = colour("--ink-soft");
   const grid = { stroke: colour("--line"), width: 1 };
   const ticks = { ...grid, size: 4 };
   const axis = { stroke: ink, grid, ticks, font: FONT, labelFont: FONT };
   return {
-    width: 300,
+    width,
     height,
     cursor: { sync: group ? { key: group } : undefined, points: { size: 6 }, drag: { x: true, y: false } },
     legend: { live: true },
@@ -105,10 +105,10 @@ function drawMarks({ ctx, bbox, valToPos }, marks) {
 function summary(x, series) {
   return series
     .map(({ label, values }) => {
-      const known = values.map((value, at) => [x[at], value]).filter(([, value]) => value !== null);
-      if (!known.length) return `${label} has no values yet`;
-      const [first, last] = [known[0], known.at(-1)];
-      return `${label} from ${figure(first[1])} at step ${first[0]} to ${figure(last[1])} at step ${last[0]}`;
+      const isKnown = (value) => value !== null;
+      const [first, last] = [values.findIndex(isKnown), values.findLastIndex(isKnown)];
+      if (first < 0) return `${label} has no values yet`;
+      return `${label} from ${figure(values[first])} at step ${x[first]} to ${figure(values[last])} at step ${x[last]}`;
     })
     .join("; ");
 }

@@ -1,16 +1,20 @@
 // A device: one frozen base, and the threads of all jobs that are woven through it.
+import { get } from "../api.js";
 import { html } from "../dom.js";
 import { bytes, duration, loss, percent, shortModel } from "../format.js";
+import { useLive } from "../live.js";
 import { Link, to } from "../router.js";
 import { threadStyle } from "../threads.js";
 import { Meter, Progress } from "./meter.js";
+import { Facts } from "./page.js";
 
-const PARTS = [
-  ["base", "base_bytes", "base"],
-  ["adapters", "adapters_bytes", "adapters"],
-  ["activations", "activations_bytes", "activations"],
-  ["free", "free_bytes", "free"],
-];
+const PARTS = ["base", "adapters", "activations", "free"].map((name) => [name, `${name}_bytes`]);
+
+/** Jobs that workers have, by id. */
+export function useRunning() {
+  const live = useLive((signal) => get("/jobs?state=RUNNING&state=STARTING&limit=200", { signal }), { every: 5000, gap: 2000 });
+  return new Map((live.data?.jobs ?? []).map((job) => [job.id, job]));
+}
 
 /** A worker with its memory and those who share it. `jobs` are known by id, where they are. */
 export function Device({ worker, jobs }) {
@@ -21,12 +25,12 @@ export function Device({ worker, jobs }) {
       <span class="grow" title=${worker.base}>${shortBase(worker.base)}</span>
       <span class="soft">${[worker.node, worker.device].filter(Boolean).join(" · ")}</span>
     </header>
-    <dl class="facts inline">
-      <div><dt>Busy</dt><dd><${Meter} value=${worker.utilization} label="busy" /> ${percent(worker.utilization)}</dd></div>
-      <div><dt>Tokens/s</dt><dd>${worker.tokens_per_second === null ? "–" : Math.round(worker.tokens_per_second)}</dd></div>
-      <div><dt>Sharing</dt><dd>${worker.sharers.length}${worker.waiting ? ` + ${worker.waiting} waiting` : ""}</dd></div>
-      <div><dt>Since</dt><dd>${duration(Date.now() / 1000 - worker.since_unix_seconds)}</dd></div>
-    </dl>
+    <${Facts} className="inline" facts=${[
+      ["Busy", html`<${Meter} value=${worker.utilization} label="busy" /> ${percent(worker.utilization)}`],
+      ["Tokens/s", worker.tokens_per_second === null ? "–" : Math.round(worker.tokens_per_second)],
+      ["Sharing", `${worker.sharers.length}${worker.waiting ? ` + ${worker.waiting} waiting` : ""}`],
+      ["Since", duration(Date.now() / 1000 - worker.since_unix_seconds)],
+    ]} />
     <${Memory} worker=${worker} />
     <${Sharers} worker=${worker} jobs=${jobs} />
   </article>`;
@@ -38,7 +42,7 @@ function shortBase(base) {
 }
 
 /** Memory to scale, and below it the adapters alone, each as wide as what it takes of them. */
-export function Memory({ worker }) {
+function Memory({ worker }) {
   const { memory, sharers } = worker;
   if (!memory) {
     const why = worker.state === "loading" ? "The base is being loaded." : "The split of the memory is not known yet.";
@@ -52,9 +56,9 @@ export function Memory({ worker }) {
   return html`<figure class="memory">
     <div class="split" role="img" aria-label=${`${bytes(memory.total_bytes)} of memory: ${said}`}>
       ${PARTS.map(
-        ([name, field, kind]) =>
+        ([name, field]) =>
           memory[field] > 0 &&
-          html`<i key=${name} data-part=${kind} title=${`${name} ${bytes(memory[field])}`} style=${{ width: `${share(memory[field])}%` }} />`,
+          html`<i key=${name} data-part=${name} title=${`${name} ${bytes(memory[field])}`} style=${{ width: `${share(memory[field])}%` }} />`,
       )}
     </div>
     ${total > 0 &&
@@ -77,7 +81,7 @@ export function Memory({ worker }) {
     `}
     <figcaption>
       ${PARTS.map(
-        ([name, field, kind]) => html`<span key=${name}><i data-part=${kind} /> ${name} <b>${bytes(memory[field])}</b></span>`,
+        ([name, field]) => html`<span key=${name}><i data-part=${name} /> ${name} <b>${bytes(memory[field])}</b></span>`,
       )}
       <span class="grow right">of ${bytes(memory.total_bytes)}</span>
     </figcaption>
@@ -87,7 +91,7 @@ export function Memory({ worker }) {
 function Sharers({ worker, jobs }) {
   if (!worker.sharers.length) return html`<p class="aside">No job is on it.</p>`;
   return html`<div class="table-scroll" tabindex="0" role="region" aria-label=${`Jobs on ${worker.id}`}>
-    <table class="sharers">
+    <table>
       <caption class="unseen">Jobs that share ${worker.id}</caption>
       <thead>
         <tr>
@@ -102,7 +106,7 @@ function Sharers({ worker, jobs }) {
             <td class="name"><i class="thread" /><${Link} href=${to.job(one.job_id)}>${one.name}<//></td>
             <td>${job ? html`<${Progress} progress=${job.progress} />` : "–"}</td>
             <td class="right">${loss(job?.progress.train_loss)}</td>
-            <td><span class="progress"><${Meter} value=${one.share} label="share of busy time" thread /> <span class="figure">${percent(one.share)}</span></span></td>
+            <td><span class="progress"><${Meter} value=${one.share} label="share of busy time" thread /> <span>${percent(one.share)}</span></span></td>
             <td class="right wide-only">${bytes(one.adapter_bytes)}</td>
           </tr>`;
         })}

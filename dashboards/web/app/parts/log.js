@@ -49,7 +49,7 @@ export function Log({ jobId, isSettled }) {
   useEffect(() => setFilter(""), [jobId]);
   // Whoever scrolls up wants to read; whoever scrolls to the end wants to follow.
   const scrolled = ({ target }) => setFollows(target.scrollHeight - target.scrollTop - target.clientHeight < 8);
-  const aside = html`<label class="inline"><span class="unseen">Only lines with</span>
+  const aside = html`<label><span class="unseen">Only lines with</span>
     <input type="search" placeholder="only lines with…" value=${filter} onInput=${(event) => setFilter(event.target.value)} />
   </label>`;
   return html`<${Panel} title="Log" aside=${aside}>

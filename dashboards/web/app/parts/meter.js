@@ -14,7 +14,7 @@ export function Progress({ progress }) {
   const { step, total_steps: total } = progress;
   return html`<span class="progress">
     <${Meter} value=${total ? step / total : null} label=${`step ${step} of ${total ?? "unknown"}`} thread />
-    <span class="figure">${step}<small>${total ? ` / ${total}` : ""}</small></span>
+    <span>${step}<small>${total ? ` / ${total}` : ""}</small></span>
   </span>`;
 }
 

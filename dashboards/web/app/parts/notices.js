@@ -1,7 +1,7 @@
 // What is shown where there is nothing to show, not yet, or not any more.
 import { html } from "../dom.js";
 
-export const Loading = ({ what }) => html`<p class="notice" role="status"><span class="spinner" /> Loading ${what}…</p>`;
+const Loading = ({ what }) => html`<p class="notice" role="status"><span class="spinner" /> Loading ${what}…</p>`;
 
 export const Empty = ({ title, children }) => html`<div class="notice empty"><b>${title}</b><p>${children}</p></div>`;
 

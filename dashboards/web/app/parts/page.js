@@ -1,5 +1,6 @@
 // The frame of a page: its title, for people and for the tab.
 import { html, useEffect } from "../dom.js";
+import { ago, moment } from "../format.js";
 
 export function Page({ title, heading, aside, children }) {
   useEffect(() => {
@@ -20,6 +21,14 @@ export const Panel = ({ title, aside, children, className = "" }) => html`
     ${children}
   </section>
 `;
+
+/** One of some, chosen by a button. `choices` are pairs of a name and a value. */
+export const Tabs = ({ label, choices, value, onChoose, className = "" }) => html`<div class=${`row tabs ${className}`} role="group" aria-label=${label}>
+  ${choices.map(([name, one]) => html`<button key=${one} aria-pressed=${one === value} onClick=${() => onChoose(one)}>${name}</button>`)}
+</div>`;
+
+/** How long ago; the moment itself under the pointer. */
+export const When = ({ at }) => html`<span title=${moment(at)}>${ago(at)}</span>`;
 
 /** Names and values. */
 export const Facts = ({ facts, className = "" }) => html`<dl class=${`facts ${className}`}>

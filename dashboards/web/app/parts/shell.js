@@ -63,15 +63,16 @@ function Stamp() {
 
 function Lost() {
   const { isLost, since, updated } = useStore(connection);
+  return html`<div role="alert">${isLost && html`<${Banner} since=${since} updated=${updated} />`}</div>`;
+}
+
+function Banner({ since, updated }) {
   const now = useSecond();
-  return html`<div role="alert">
-    ${isLost &&
-    html`<p class="banner">
-      <b>No connection to the service</b> for ${duration(Math.max(0, Math.round((now - since) / 1000)))}.
-      ${updated === null ? "Nothing was heard of it yet." : `What is shown is of ${time(updated / 1000)}.`} Jobs go on without
-      this page; it comes back by itself.
-    </p>`}
-  </div>`;
+  return html`<p class="banner">
+    <b>No connection to the service</b> for ${duration(Math.max(0, Math.round((now - since) / 1000)))}.
+    ${updated === null ? "Nothing was heard of it yet." : `What is shown is of ${time(updated / 1000)}.`} Jobs go on without
+    this page; it comes back by itself.
+  </p>`;
 }
 
 function Theme() {

@@ -13,7 +13,7 @@ function scalar(value) {
 const isBlock = (value) => typeof value === "object" && value !== null && Object.keys(value).length > 0;
 
 /** JSON values as YAML. */
-export function yaml(value, indent = "") {
+function yaml(value, indent = "") {
   if (!isBlock(value)) return `${indent}${scalar(value)}\n`;
   if (Array.isArray(value)) {
     return value.map((one) => (isBlock(one) ? `${indent}- ${yaml(one, `${indent}  `).trimStart()}` : `${indent}- ${scalar(one)}\n`)).join("");

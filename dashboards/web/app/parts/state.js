@@ -17,6 +17,15 @@ const SIGNS = {
 export const isEnded = (state) => ENDED.has(state);
 export const word = (state) => state.toLowerCase();
 
+/** How many jobs of all queues are in each state. */
+export function sumOfStates(queues) {
+  const sums = {};
+  for (const { states } of queues) {
+    for (const [state, number] of Object.entries(states)) sums[state] = (sums[state] ?? 0) + number;
+  }
+  return sums;
+}
+
 export const State = ({ state }) =>
   html`<span class="state" data-state=${state}><span aria-hidden="true">${SIGNS[state] ?? "?"}</span> ${word(state)}</span>`;
 

@@ -9,7 +9,7 @@ const MOST_LANES = 24;
 const LEAD = 0.02;
 
 /** Spans that do not overlap share a lane. */
-export function lanes(spans, until) {
+function lanes(spans, until) {
   const ends = [];
   const found = [];
   for (const span of [...spans].sort((a, b) => a.started_unix_seconds - b.started_unix_seconds)) {
@@ -45,7 +45,7 @@ function Row({ worker, spans, since, until }) {
   const found = lanes(spans, until);
   return html`<section class="timeline-row" aria-label=${`Worker ${worker}`}>
     <h3><${Link} href=${to.worker(worker)}>${worker}<//></h3>
-    <div class="lanes">
+    <div>
       ${found.slice(0, MOST_LANES).map(
         (lane, at) => html`<div class="lane" key=${at}>
           ${lane.map((span) => html`<${Bar} key=${`${span.job_id}-${span.attempt}`} span=${span} since=${since} until=${until} />`)}
