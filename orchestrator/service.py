@@ -23,7 +23,7 @@ from rich.text import Text
 
 from jobs.checkpoints import DiskFullError
 from jobs.errors import LoraloomError, WorkerError
-from jobs.records import Job, JobProgress, JobState
+from jobs.records import Job, JobState
 from jobs.spec import JobSpec
 from jobs.view import ClusterView
 from orchestrator.api.address import Address
@@ -337,7 +337,7 @@ class _Service:
             attempt=found.attempt,
             num_charged=found.num_charged,
             checkpoints=found.checkpoints,
-            progress=_waiting(found),
+            progress=replace(found.progress, ledger=found.ledger),
             artifact=found.artifact,
         )
         job.priority, job.queue = found.priority, found.queue
@@ -483,11 +483,3 @@ class _Service:
 def _where(jobs: Sequence[Job]) -> str:
     going_on = sum(not job.state.is_terminal for job in jobs)
     return f"{going_on} {'job goes' if going_on == 1 else 'jobs go'} on when it is started again"
-
-
-def _waiting(found: JournaledJob) -> JobProgress:
-    """How far a job is; one that waits does so since it was submitted, or since somebody asked for another try."""
-    if found.state is not JobState.PENDING:
-        return found.progress
-    since = found.submitted_unix_seconds if found.attempt == 0 else time.time()
-    return replace(found.progress, ledger=found.progress.ledger.waits(since))

@@ -89,6 +89,7 @@ def build_app(
         now=now,
         limits=limits,
     )
+    pruning.finish_deletions(service)
     hub = EventHub(reader, limits)
 
     @asynccontextmanager

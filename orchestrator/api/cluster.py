@@ -45,11 +45,7 @@ def routes(service: Service) -> APIRouter:
     @router.get("/queues", response_model=QueueListing, summary="Queues")
     def queues() -> Response:
         """Those that something was set for, and those that jobs were submitted to. Shares may be a second old."""
-
-        def make() -> bytes:
-            return listing().model_dump_json().encode()
-
-        return Response(listings.get(service.reader.last_sequence(), make), media_type="application/json")
+        return listings.respond(service.reader.last_sequence(), listing)
 
     def listing() -> QueueListing:
         states: dict[str, dict[JobState, int]] = {}

@@ -73,13 +73,12 @@ def routes(service: Service) -> APIRouter:
             descending=sort.startswith("-"),
         )
 
-        def make() -> bytes:
+        def make() -> JobPage:
             page, at = reader.page(which, after=after, limit=limit), service.now()
-            return JobPage(jobs=[item(job, at) for job in page.items], after=page.after).model_dump_json().encode()
+            return JobPage(jobs=[item(job, at) for job in page.items], after=page.after)
 
         # Many open pages ask the same. Whatever happened to a job is an event, so what is shared misses none.
-        shared = lists.get((reader.last_sequence(), request.url.query), make)
-        return Response(shared, media_type="application/json")
+        return lists.respond((reader.last_sequence(), request.url.query), make)
 
     @router.get("/jobs/{job_id}", responses=problems(404, 409), summary="One job with all that is known of it")
     def one(job_id: JobId) -> JobDetail:
@@ -163,16 +162,13 @@ def detail(job: JournaledJob, attempts: tuple[Attempt, ...], at: float) -> JobDe
 
 
 def _shared(job: JobSummary, at: float) -> dict[str, Any]:
-    progress, ledger = job.progress, job.progress.ledger
-    if job.state is JobState.PENDING:
-        # Nothing was written down of the waiting of a job that was never placed.
-        ledger = ledger.waits(job.submitted_unix_seconds)
+    progress = job.progress
     fields = {name: getattr(job, name) for name in JobItem.model_fields if name not in ("labels", "progress", "ledger")}
     return {
         **fields,
         "labels": dict(job.labels),
         "progress": Progress(**{name: getattr(progress, name) for name in Progress.model_fields}),
-        "ledger": LedgerItem.model_validate(ledger.figures(at)),
+        "ledger": LedgerItem.model_validate(job.ledger.figures(at)),
     }
 
 

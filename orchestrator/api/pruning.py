@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from fastapi import APIRouter
 
+from jobs.checkpoints import DiskFullError
 from orchestrator.api.files import local_folder
 from orchestrator.api.openapi import problems
 from orchestrator.api.operator_models import PrunedJob, PruneOrder, PrunePlan
@@ -38,9 +39,6 @@ class Choice:
 def routes(service: Service) -> APIRouter:
     """`POST /prune`."""
     router = APIRouter(prefix=PREFIX, tags=["service"])
-    for parent in ("checkpoints", "artifacts"):
-        sweep(service.data_dir / parent)
-    _delete(service, service.reader.undeleted())
 
     @router.post("/prune", responses=problems(408, 413, 507), summary="Remove old checkpoints and ended jobs")
     def prune(order: PruneOrder, caller: CallerOf) -> PrunePlan:
@@ -75,6 +73,14 @@ def routes(service: Service) -> APIRouter:
         )
 
     return router
+
+
+def finish_deletions(service: Service) -> None:
+    """Delete what a crash has left. For want of room in the journal it is tried again the next time."""
+    for parent in ("checkpoints", "artifacts"):
+        sweep(service.data_dir / parent)
+    with suppress(DiskFullError):
+        _delete(service, service.reader.undeleted())
 
 
 def choose(ended: Sequence[EndedJob], order: PruneOrder, *, now: float) -> list[Choice]:

@@ -8,6 +8,9 @@ from collections.abc import Callable, Hashable
 from concurrent.futures import Future
 from typing import Generic, TypeVar
 
+from fastapi import Response
+from pydantic import BaseModel
+
 Answer = TypeVar("Answer")
 
 
@@ -48,3 +51,7 @@ class SharedAnswers(Generic[Answer]):
                         del self._known[key]
                 mine.set_exception(error)
         return theirs.result()
+
+    def respond(self: SharedAnswers[bytes], key: Hashable, make: Callable[[], BaseModel]) -> Response:
+        """The answer as JSON, written out once for all who ask."""
+        return Response(self.get(key, lambda: make().model_dump_json().encode()), media_type="application/json")

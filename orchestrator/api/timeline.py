@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Query, Response
 
 from orchestrator.api.operator_models import CallerItem, SweepItem, SweepListing, Timeline, TimelineSpan
 from orchestrator.api.service import PREFIX, CallerOf, Service
@@ -20,13 +20,13 @@ _LONGEST_SECONDS = 7 * 24 * 3600
 def routes(service: Service) -> APIRouter:
     """`/timeline`, `/sweeps` and `/caller`."""
     router = APIRouter(prefix=PREFIX)
-    timelines = SharedAnswers[Timeline](keep_seconds=_KEEP_SECONDS)
-    listings = SharedAnswers[SweepListing](keep_seconds=_KEEP_SECONDS)
+    timelines = SharedAnswers[bytes](keep_seconds=_KEEP_SECONDS)
+    listings = SharedAnswers[bytes](keep_seconds=_KEEP_SECONDS)
 
-    @router.get("/timeline", tags=["cluster"], summary="Which jobs were on which worker")
+    @router.get("/timeline", response_model=Timeline, tags=["cluster"], summary="Which jobs were on which worker")
     def timeline(
         seconds: Annotated[int, Query(ge=60, le=_LONGEST_SECONDS, description="How far to look back")] = 3600,
-    ) -> Timeline:
+    ) -> Response:
         """Attempts of the last while, the newest first. May be two seconds old."""
 
         def make() -> Timeline:
@@ -39,10 +39,10 @@ def routes(service: Service) -> APIRouter:
                 is_whole=len(found) <= _MOST_SPANS,
             )
 
-        return timelines.get(seconds, make)
+        return timelines.respond(seconds, make)
 
-    @router.get("/sweeps", tags=["jobs"], summary="Sweeps")
-    def sweeps() -> SweepListing:
+    @router.get("/sweeps", response_model=SweepListing, tags=["jobs"], summary="Sweeps")
+    def sweeps() -> Response:
         """Those that were submitted last, the newest first. May be two seconds old."""
 
         def make() -> SweepListing:
@@ -58,7 +58,7 @@ def routes(service: Service) -> APIRouter:
                 ]
             )
 
-        return listings.get(None, make)
+        return listings.respond(None, make)
 
     @router.get("/caller", tags=["service"], summary="Who asks")
     async def caller(caller: CallerOf) -> CallerItem:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import Connection, RowMapping, update
 
 from jobs.field_types import NAME_PATTERN
 from jobs.records import Desired, Event, JobState
-from orchestrator.journal import statements
+from orchestrator.journal import rows, statements
 from orchestrator.journal.errors import JournalError, Unfit
 from orchestrator.journal.tables import jobs
 
@@ -77,7 +78,13 @@ def retry(connection: Connection, job_id: str, by: str | None, at: float) -> Eve
             raise Unfit(job_id, state.value, f"is {state} and being cancelled; wait until it has ended, then retry it")
         return None
     # A new try has all its restarts: what was charged before is what its owner has looked at and mended.
-    values = {"desired": Desired.RUN.value, "retried_after": job["attempt"], "worker_id": None}
+    before = rows.progress(job["progress"])
+    values = {
+        "desired": Desired.RUN.value,
+        "retried_after": job["attempt"],
+        "worker_id": None,
+        "progress": statements.progress_json(replace(before, ledger=before.ledger.waits(at))),
+    }
     message = f"{_who(by)} asked that it is tried again"
     return statements.change(connection, job_id, JobState.PENDING, "retry", message, at, values)
 

@@ -45,7 +45,8 @@ _COLUMNS: Mapping[Sort, str] = {
     "priority": "priority",
 }
 # The planner keeps no statistics, and would sooner walk the rows than this.
-_LISTING = text("jobs INDEXED BY jobs_listing")
+LISTING = text("jobs INDEXED BY jobs_listing")
+"""Holds what lists need of a job, so that no row with its spec is read."""
 _SORTED = {
     "ended": text("jobs INDEXED BY jobs_by_end"),
     "name": text("jobs INDEXED BY jobs_by_name"),
@@ -77,7 +78,7 @@ def page_query(connection: Connection, which: JobFilter, after: str | None, limi
         raise ValueError(f"limit is {limit}; it should be 1 to {MAX_PAGE}")
     key: ColumnElement[Any] = _SUBMITTED if which.sort == "submitted" else column(_COLUMNS[which.sort])
     conditions = _conditions(connection, which)
-    source = _SORTED.get(which.sort, _LISTING) if not conditions else _LISTING
+    source = _SORTED.get(which.sort, LISTING) if not conditions else LISTING
     if after is not None:
         conditions.append(_beyond(which, *_read(which, after)))
     order = [one.desc() if which.descending else one.asc() for one in dict.fromkeys((key, _SUBMITTED))]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sqlite3
 import threading
 import time
@@ -11,16 +10,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, delete, insert, select
+from sqlalchemy import Connection
 from sqlalchemy.exc import DatabaseError
 
 from jobs.checkpoints import DiskFullError
 from jobs.errors import LoraloomError
+from orchestrator.journal import statements
 from orchestrator.journal.engine import open_engine
 from orchestrator.journal.lock import ProcessLock
 from orchestrator.journal.migrations import STEPS, Step, migrate
 from orchestrator.journal.reading import JournalReader
-from orchestrator.journal.tables import settings
 from workers.publishing import free_bytes, fsync
 
 
@@ -67,8 +66,7 @@ class OpenJournal(JournalReader):
     def put_setting(self, key: str, value: Any) -> None:
         """Set a JSON value."""
         with self._writing() as connection:
-            connection.execute(delete(settings).where(settings.c.key == key))
-            connection.execute(insert(settings).values(key=key, value=json.dumps(value)))
+            statements.put_setting(connection, key, value)
 
     def fix_setting(self, key: str, value: Any) -> Any:
         """Set a JSON value unless there is one, for what must not change over the life of an output directory.
@@ -77,12 +75,9 @@ class OpenJournal(JournalReader):
             The value that holds from now on.
         """
         with self._writing() as connection:
-            found = connection.execute(select(settings.c.value).where(settings.c.key == key)).scalar()
-            if found is not None:
-                return json.loads(found)
-            text = json.dumps(value)
-            connection.execute(insert(settings).values(key=key, value=text))
-            return json.loads(text)
+            if statements.setting(connection, key) is None:
+                statements.put_setting(connection, key, value)
+            return statements.setting(connection, key)
 
     @contextmanager
     def _writing(self) -> Iterator[Connection]:

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, column, func, or_, select, text
+from sqlalchemy import Connection, column, func, or_, select
 
 from jobs.records import JobState
+from orchestrator.journal.listing import LISTING
 from orchestrator.journal.tables import attempts, jobs
-
-_LISTING = text("jobs INDEXED BY jobs_listing")
-"""Holds all that is needed of a job here, so that no row with its spec is read."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,16 +44,22 @@ class SweepSummary:
 
 def spans(connection: Connection, since: float, limit: int) -> list[Span]:
     """Attempts that were open at a moment or began later, the newest first, at most so many."""
-    query = (
+    # Cut first: a job's state lies behind its spec in the row, and is read for those alone that are shown.
+    newest = (
         select(
-            attempts.c.job_id, jobs.c.name, jobs.c.state, attempts.c.number.label("attempt"), attempts.c.worker_id,
-            attempts.c.node, attempts.c.started_unix_seconds, attempts.c.ended_unix_seconds, attempts.c.why,
+            attempts.c.job_id, attempts.c.number.label("attempt"), attempts.c.worker_id, attempts.c.node,
+            attempts.c.started_unix_seconds, attempts.c.ended_unix_seconds, attempts.c.why,
         )
-        .join_from(attempts, jobs, attempts.c.job_id == jobs.c.id)
         .where(or_(attempts.c.is_open, attempts.c.ended_unix_seconds >= since))
         .order_by(attempts.c.started_unix_seconds.desc(), attempts.c.job_id)
         .limit(limit)
+        .subquery()
     )  # fmt: skip
+    query = (
+        select(newest, jobs.c.name, jobs.c.state)
+        .join_from(newest, jobs, newest.c.job_id == jobs.c.id)
+        .order_by(newest.c.started_unix_seconds.desc(), newest.c.job_id)
+    )
     return [Span(**{**row, "state": JobState(row["state"])}) for row in connection.execute(query).mappings()]
 
 
@@ -67,7 +71,7 @@ def sweeps(connection: Connection, limit: int) -> list[SweepSummary]:
             sweep_id, state, func.count().label("number"), func.min(name).label("first"),
             func.min(submitted).label("submitted"),
         )
-        .select_from(_LISTING)
+        .select_from(LISTING)
         .where(sweep_id.is_not(None))
         .group_by(sweep_id, state)
     )  # fmt: skip

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Sequence
 from dataclasses import asdict
 
-from sqlalchemy import Connection, delete, insert, select
+from sqlalchemy import Connection, delete, select
 
 from jobs.records import JobState
+from orchestrator.journal import statements
 from orchestrator.journal.records import EndedJob, UndeletedFiles
 from orchestrator.journal.tables import (
     artifacts,
@@ -19,7 +19,6 @@ from orchestrator.journal.tables import (
     jobs,
     metric_series,
     metrics,
-    settings,
 )
 
 _ENDED = jobs.c.state.in_([state.value for state in JobState if state.is_terminal])
@@ -58,16 +57,10 @@ def remove(connection: Connection, job_ids: Sequence[str], with_artifacts: bool)
     query = select(jobs.c.id, jobs.c.submitted, jobs.c.artifact).where(_ENDED, jobs.c.id.in_(job_ids))
     found = connection.execute(query).all()
     ids = [row.id for row in found]
-    folders = _folders(connection, ids)
     _remember(
         connection,
         [
-            UndeletedFiles(
-                job_id=row.id,
-                is_removed=True,
-                folders=folders.get(row.id, ()),
-                artifact=row.artifact if with_artifacts else None,
-            )
+            UndeletedFiles(job_id=row.id, is_removed=True, artifact=row.artifact if with_artifacts else None)
             for row in found
         ],
     )
@@ -95,8 +88,7 @@ def strip(connection: Connection, job_ids: Sequence[str]) -> set[str]:
 
 def undeleted(connection: Connection) -> list[UndeletedFiles]:
     """See `JournalReader.undeleted`."""
-    text = connection.execute(select(settings.c.value).where(settings.c.key == _UNDELETED)).scalar()
-    found = json.loads(text) if text is not None else []
+    found = statements.setting(connection, _UNDELETED) or []
     return [UndeletedFiles(**{**one, "folders": tuple(one["folders"])}) for one in found]
 
 
@@ -111,10 +103,7 @@ def _remember(connection: Connection, files: Sequence[UndeletedFiles]) -> None:
 
 
 def _write(connection: Connection, files: Sequence[UndeletedFiles]) -> None:
-    connection.execute(delete(settings).where(settings.c.key == _UNDELETED))
-    if files:
-        value = json.dumps([asdict(one) for one in files])
-        connection.execute(insert(settings).values(key=_UNDELETED, value=value))
+    statements.put_setting(connection, _UNDELETED, [asdict(one) for one in files])
 
 
 def _folders(connection: Connection, job_ids: Sequence[str]) -> dict[str, tuple[str, ...]]:

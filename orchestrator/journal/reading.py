@@ -13,7 +13,7 @@ from sqlalchemy.exc import DatabaseError
 
 from jobs.errors import LoraloomError
 from jobs.records import CheckpointRecord, Event, JobState
-from orchestrator.journal import history, listing, overview, pruning, rows, submitting
+from orchestrator.journal import history, listing, overview, pruning, rows, statements, submitting
 from orchestrator.journal.engine import open_engine
 from orchestrator.journal.errors import AmbiguousName, NoSuchJob
 from orchestrator.journal.intent import INTENTS
@@ -33,7 +33,7 @@ from orchestrator.journal.records import (
     SubmissionKey,
     UndeletedFiles,
 )
-from orchestrator.journal.tables import artifacts, attempts, checkpoints, events, jobs, settings
+from orchestrator.journal.tables import artifacts, attempts, checkpoints, events, jobs
 from workers.publishing import FileEntry
 
 _UNFINISHED = jobs.c.state.in_([state.value for state in JobState if not state.is_terminal])
@@ -114,16 +114,7 @@ class JournalReader:
             AmbiguousName: Several jobs bear the name; the error lists their ids.
         """
         with self._reading() as connection:
-            found = rows.load_jobs(connection, jobs.c.id == id_or_name)
-            if not found:
-                named = select(jobs.c.id).where(jobs.c.name == id_or_name).order_by(jobs.c.submitted.desc())
-                ids = list(connection.execute(named).scalars())
-                if len(ids) > 1:
-                    raise AmbiguousName(id_or_name, ids)
-                found = rows.load_jobs(connection, jobs.c.id == ids[0]) if ids else []
-            if not found:
-                raise NoSuchJob(id_or_name)
-            return found[0]
+            return _job(connection, id_or_name)
 
     def job_meant(self, id_or_name: str, states: Collection[JobState]) -> JournaledJob:
         """The job that an order is for, which makes sense in these states only.
@@ -138,12 +129,11 @@ class JournalReader:
         query = select(jobs.c.id, jobs.c.state).where((jobs.c.id == id_or_name) | (jobs.c.name == id_or_name))
         with self._reading() as connection:
             found = {row.id: JobState(row.state) for row in connection.execute(query.order_by(jobs.c.submitted.desc()))}
-        fit = [job_id for job_id, state in found.items() if state in states]
-        if id_or_name in found and (id_or_name in fit or not fit):
-            return self.job(id_or_name)
-        if id_or_name in found:
-            raise AmbiguousName(id_or_name, [*fit, id_or_name])
-        return self.job(fit[0] if len(fit) == 1 else id_or_name)
+            fit = [job_id for job_id, state in found.items() if state in states]
+            if id_or_name in found and fit and id_or_name not in fit:
+                raise AmbiguousName(id_or_name, [*fit, id_or_name])
+            meant = fit[0] if len(fit) == 1 and id_or_name not in found else id_or_name
+            return _job(connection, meant)
 
     def page(self, which: JobFilter, *, after: str | None = None, limit: int = 50) -> Page[JobSummary]:
         """A part of a list of jobs, filtered and sorted by the database.
@@ -291,8 +281,7 @@ class JournalReader:
     def setting(self, key: str) -> Any:
         """The JSON value under a key; `None` if there is none."""
         with self._reading() as connection:
-            value = connection.execute(select(settings.c.value).where(settings.c.key == key)).scalar()
-            return None if value is None else json.loads(value)
+            return statements.setting(connection, key)
 
     @contextmanager
     def _reading(self) -> Iterator[Connection]:
@@ -301,3 +290,16 @@ class JournalReader:
                 yield connection
         except DatabaseError as error:
             raise LoraloomError(f"the journal {self.path} cannot be read: {error.orig}") from error
+
+
+def _job(connection: Connection, id_or_name: str) -> JournaledJob:
+    found = rows.load_jobs(connection, jobs.c.id == id_or_name)
+    if not found:
+        named = select(jobs.c.id).where(jobs.c.name == id_or_name).order_by(jobs.c.submitted.desc())
+        ids = list(connection.execute(named).scalars())
+        if len(ids) > 1:
+            raise AmbiguousName(id_or_name, ids)
+        found = rows.load_jobs(connection, jobs.c.id == ids[0]) if ids else []
+    if not found:
+        raise NoSuchJob(id_or_name)
+    return found[0]

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, TypeVar
 
+from jobs.ledger import Ledger
 from jobs.records import CheckpointRecord, Desired, EvalReport, JobProgress, JobState, StepReport
 from jobs.spec import JobSpec
 from workers.publishing import FileEntry
@@ -80,6 +81,13 @@ class JobSummary:
     artifact: str | None
     """Where the adapter was published."""
 
+    @property
+    def ledger(self) -> Ledger:
+        """What it has cost. Nothing was written down of one that was never placed: it waits since it was submitted."""
+        ledger = self.progress.ledger
+        is_new = self.state is JobState.PENDING and self.attempt == 0
+        return ledger.waits(self.submitted_unix_seconds) if is_new else ledger
+
 
 @dataclass(frozen=True, kw_only=True)
 class JournaledJob(JobSummary):
@@ -133,8 +141,8 @@ class UndeletedFiles:
     job_id: str
     is_removed: bool
     """The job as a whole, with its log and metrics; else its checkpoints only."""
-    folders: tuple[str, ...]
-    """Names of its checkpoints."""
+    folders: tuple[str, ...] = ()
+    """Names of its checkpoints, where only those go."""
     artifact: str | None = None
     """Adapter that goes too."""
 

@@ -103,12 +103,13 @@ def _shared(row: RowMapping) -> dict[str, Any]:
         "ended_unix_seconds": row["ended_unix_seconds"],
         "attempt": row["attempt"],
         "worker_id": row["worker_id"],
-        "progress": _progress(row["progress"]),
+        "progress": progress(row["progress"]),
         "artifact": row["artifact"],
     }
 
 
-def _progress(text: str | None) -> JobProgress:
+def progress(text: str | None) -> JobProgress:
+    """What a row of `jobs` says of how far the job is."""
     if text is None:
         return JobProgress()
     # Fields that another version knows and this one does not are for show only.

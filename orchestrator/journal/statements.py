@@ -1,4 +1,4 @@
-"""What the journal's transactions are made of. Each function belongs into a transaction that has the write lock."""
+"""What the journal's transactions are made of. What writes belongs into a transaction that has the write lock."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, insert, select, update
+from sqlalchemy import Connection, RowMapping, delete, insert, select, update
 
 from jobs.records import Event, JobProgress, JobState
 from orchestrator.journal.errors import JournalError, NoSuchJob, StaleAttempt
-from orchestrator.journal.tables import attempts, events, jobs
+from orchestrator.journal.tables import attempts, events, jobs, settings
 
 
 def find(connection: Connection, job_id: str) -> RowMapping:
@@ -25,6 +25,18 @@ def find(connection: Connection, job_id: str) -> RowMapping:
     if job is None:
         raise NoSuchJob(job_id)
     return job
+
+
+def setting(connection: Connection, key: str) -> Any:
+    """The JSON value under a key; `None` if there is none."""
+    value = connection.execute(select(settings.c.value).where(settings.c.key == key)).scalar()
+    return None if value is None else json.loads(value)
+
+
+def put_setting(connection: Connection, key: str, value: Any) -> None:
+    """Set a JSON value."""
+    connection.execute(delete(settings).where(settings.c.key == key))
+    connection.execute(insert(settings).values(key=key, value=json.dumps(value)))
 
 
 def is_open(connection: Connection, job_id: str, number: int) -> bool:

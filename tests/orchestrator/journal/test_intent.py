@@ -130,6 +130,8 @@ def test_a_retried_job_goes_on_with_new_restarts(journal: Journal, state: JobSta
     job = journal.job("a")
     assert (job.state, job.reason, job.desired, job.ended_unix_seconds) == (JobState.PENDING, "retry", "run", None)
     assert (job.attempt, job.attempt_is_open, job.num_charged) == (2, False, 0)
+    # It waits since then, not since it was submitted: in between it has trained and ended.
+    assert job.ledger.waiting_since_unix_seconds == 6.0
     assert job.checkpoints == (make_record(7, attempt=2),)
     # Asked twice, it is tried again once.
     before = contents(journal)
