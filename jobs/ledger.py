@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 
@@ -108,13 +108,9 @@ class Ledger:
             "slowdown": self.slowdown,
         }
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain values."""
-        return asdict(self)
-
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Ledger:
-        """The inverse of `to_json`. Fields of another version are left out."""
+        """The inverse of `dataclasses.asdict`. Fields of another version are left out."""
         known = {one.name: content[one.name] for one in fields(cls) if one.name in content}
         for name in ("settled", "current"):
             if name in known:

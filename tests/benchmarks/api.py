@@ -120,10 +120,15 @@ def spec(number: int) -> JobSpec:
     )
 
 
-def _fill(journal: Journal, jobs: int) -> None:
+def submit(journal: Journal, jobs: int, at: Callable[[int], float] = float) -> None:
+    """Put so many jobs into a journal, some thousands at a time; `at` gives the time of a part by its first number."""
     for first in range(0, jobs, 5000):
         numbers = range(first, min(first + 5000, jobs))
-        journal.submit([Submission(spec=spec(number)) for number in numbers], at=float(first))
+        journal.submit([Submission(spec=spec(number)) for number in numbers], at=at(first))
+
+
+def _fill(journal: Journal, jobs: int) -> None:
+    submit(journal, jobs)
     # One in fifty has ended: each is a transaction of its own.
     for number in range(0, jobs, 50):
         state = ENDS[number // 50 % 2]

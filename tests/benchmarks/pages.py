@@ -26,8 +26,8 @@ from jobs.records import JobState
 from orchestrator.api.app import build_app
 from orchestrator.api.server import HttpServer
 from orchestrator.api.service import PREFIX
-from orchestrator.journal import Journal, Submission
-from tests.benchmarks.api import spec
+from orchestrator.journal import Journal
+from tests.benchmarks.api import submit
 from tests.web.browsing import open_browser, visit
 
 POLLS = {
@@ -69,9 +69,7 @@ def _serve(folder: str, jobs: int, orders: Connection) -> None:
     """The service, in a process of its own; each `cpu` is answered with its process seconds, each `change` obeyed."""
     root = Path(folder)
     with Journal(root / "journal.db") as journal:
-        for first in range(0, jobs, 5000):
-            numbers = range(first, min(first + 5000, jobs))
-            journal.submit([Submission(spec=spec(number)) for number in numbers], at=time.time())
+        submit(journal, jobs, at=lambda _: time.time())
         for number in range(0, jobs, 200):
             job = f"job-{number}"
             journal.start_attempt(job, worker_id=f"w{number % 8}", reason="placed", message="placed", at=time.time())

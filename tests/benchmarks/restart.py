@@ -11,21 +11,19 @@ import json
 import os
 import signal
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 import httpx
 from sqlalchemy import update
 
 from jobs.records import BaseKey
 from orchestrator.api.service import PREFIX
-from orchestrator.journal import Journal, Submission
+from orchestrator.journal import Journal
 from orchestrator.journal.tables import jobs
-from tests.benchmarks.api import spec
+from tests.benchmarks.api import submit
+from tests.orchestrator.served import Served
 from workers.estimate import Estimate
 from workers.memory import BaseShape, Demand
 
@@ -62,49 +60,30 @@ def fill(data_dir: Path, count: int) -> None:
         peak_bytes=2**48,
     )
     with Journal(data_dir / "journal.db") as journal:
-        for first in range(0, count, 1000):
-            batch = [Submission(spec=spec(number)) for number in range(first, min(first + 1000, count))]
-            journal.submit(batch, at=time.time())
+        submit(journal, count, at=lambda _: time.time())
         with journal._writing() as connection:
             connection.execute(update(jobs).values(estimate=json.dumps(estimate.to_json())))
 
 
 def restart(data_dir: Path) -> dict[str, float]:
     """Start the service, see what it answers when, and kill it."""
+    options = ("--in-process", "--largest-device", _LARGEST_GIB)
+    served = Served(data_dir, *options, patience_seconds=_PATIENCE_SECONDS)
     began = time.monotonic()
-    command = [sys.executable, "-m", "orchestrator.cli", "serve", "--in-process", "--port", "0"]
-    command += ["--data-dir", str(data_dir), "--largest-device", _LARGEST_GIB]
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    assert process.stdout is not None
     try:
-        said = ""
-        while "serving at " not in said:
-            line = process.stdout.readline()
-            assert line, said
-            said += line.decode()
-        found: dict[str, Any] = {"listening_seconds": time.monotonic() - began}
-        url = said.split("serving at ")[1].split(",")[0]
-        with httpx.Client(base_url=url, timeout=60, trust_env=False) as http:
+        served.start()
+        found = {"listening_seconds": time.monotonic() - began}
+        with httpx.Client(base_url=served.url, timeout=60, trust_env=False) as http:
             http.get(f"{PREFIX}/jobs").raise_for_status()
             found["first_list_seconds"] = time.monotonic() - began
-            _until(http, "/readyz", began)
+            served.until(lambda: http.get("/readyz").status_code == 200, "it is ready")
             found["ready_seconds"] = time.monotonic() - began
             # There is a view of the cluster once the scheduler has made its first turn.
-            while not http.get(f"{PREFIX}/cluster").json()["published_unix_seconds"]:
-                assert time.monotonic() - began < _PATIENCE_SECONDS
-                time.sleep(0.05)
+            served.until(lambda: http.get(f"{PREFIX}/cluster").json()["published_unix_seconds"], "it schedules")
             found["scheduling_seconds"] = time.monotonic() - began
         return found
     finally:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        process.stdout.close()
-
-
-def _until(http: httpx.Client, path: str, began: float) -> None:
-    while http.get(path).status_code != 200:
-        assert time.monotonic() - began < _PATIENCE_SECONDS, path
-        time.sleep(0.05)
+        served.end(signal.SIGKILL)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from orchestrator.monitoring.exporter import Monitoring
 from orchestrator.monitoring.figures import Surveyor
 from orchestrator.snapshot import PolicySettings
 from tests.benchmarks.journal import fill
-from tests.orchestrator.test_scheduler import ScriptedCluster, estimate, make_scheduler, step
+from tests.orchestrator.scripted import ScriptedCluster, estimate, make_scheduler, step
 from workers.pack_times import BUCKETS_SECONDS
 
 _INTERVAL_SECONDS = 15.0

@@ -12,13 +12,11 @@ from __future__ import annotations
 import argparse
 import os
 import random
-import re
 import signal
 import sys
-import tempfile
 import time
 from collections import Counter
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +25,8 @@ import yaml
 from jobs.records import JobState
 from orchestrator.clusters.processes import descendants
 from tests.faults.nursery import Nursery
-from tests.faults.runs import Run
+from tests.faults.runs import STEP, Run
+from tests.faults.seeded import kept_if_broken
 from tests.tiny_base import write_rows, write_tiny_base
 
 IN_PROCESS = ("--in-process", "--workers", "1")
@@ -81,7 +80,7 @@ def chaos(nursery: Nursery, folder: Path, *, seed: int, kills: int, jobs: int, r
         run.options = WITH_RAY if draw.random() < ray_share else IN_PROCESS
         run.start()
         # A driver bears several kills of its workers before it is killed itself.
-        while done.total() < kills and run.wait_until_told(r" step \d+/", times=lines(run) + draw.randint(1, 12)):
+        while done.total() < kills and run.wait_until_told(STEP, times=run.count_told(STEP) + draw.randint(1, 12)):
             time.sleep(draw.random() * 0.1)
             kind = strike(run, draw)
             done[kind] += 1
@@ -96,10 +95,6 @@ def chaos(nursery: Nursery, folder: Path, *, seed: int, kills: int, jobs: int, r
     run.wait()
     check(run, whole, jobs)
     return done
-
-
-def lines(run: Run) -> int:
-    return len(re.findall(r" step \d+/", run.told()))
 
 
 def strike(run: Run, draw: random.Random) -> str:
@@ -188,19 +183,11 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=100)
     parser.add_argument("--ray-share", type=float, default=0.2, help="share of the runs that are with Ray")
     arguments = parser.parse_args()
-    print(f"seed {arguments.seed}", flush=True)
-    nursery = Nursery()
-    folder = Path(tempfile.mkdtemp(prefix="loraloom-chaos-"))
-    try:
+    with kept_if_broken("chaos", arguments.seed) as folder, closing(Nursery()) as nursery:
         done = chaos(
             nursery, folder, seed=arguments.seed, kills=arguments.kills, jobs=arguments.jobs,
             ray_share=arguments.ray_share,
         )  # fmt: skip
-    except BaseException:
-        print(f"seed {arguments.seed}: broken; everything is in {folder}", flush=True)
-        raise
-    finally:
-        nursery.close()
     told = ", ".join(f"{count} {kind}" for kind, count in sorted(done.items()))
     print(f"seed {arguments.seed}: {arguments.jobs} jobs ended as undisturbed after {told}")
 

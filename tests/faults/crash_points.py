@@ -18,7 +18,6 @@ import random
 import signal
 import sqlite3
 import sys
-import tempfile
 import threading
 import time
 from collections import Counter
@@ -36,6 +35,7 @@ from rich.console import Console
 # Not before a life begins: what it forks from has no torch and no ray.
 from orchestrator import service
 from tests.faults.journal_deaths import Death, install
+from tests.faults.seeded import kept_if_broken
 
 _HEAVY = ("torch", "ray", "transformers", "datasets")
 _THREADS = 3
@@ -262,10 +262,8 @@ class Burst:
             self._unsure.add(job_id)
             before = self.wanted.pop(job_id, None)
         verb = draw.choice(_VERBS)
-        desired, priority = before or ("run", 0)
         if verb == "priority":
-            priority = draw.randint(-5, 5)
-            answer = http.patch(f"/jobs/{job_id}", json={"priority": priority})
+            answer = http.patch(f"/jobs/{job_id}", json={"priority": draw.randint(-5, 5)})
         else:
             answer = http.post(f"/jobs/{job_id}/{verb}")
         # A job that has been cancelled is no longer steered.
@@ -277,7 +275,7 @@ class Burst:
                 found = answer.json()
                 self.wanted[job_id] = (found["desired"], found["priority"])
             elif before is not None:
-                self.wanted[job_id] = (desired, before[1])
+                self.wanted[job_id] = before
 
 
 def check(data_dir: Path, burst: Burst) -> None:
@@ -359,9 +357,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6))
     parser.add_argument("--points", type=int, default=1000)
     asked = parser.parse_args()
-    print(f"seed {asked.seed}", flush=True)
-    with tempfile.TemporaryDirectory(prefix="loraloom-crash-") as folder:
-        result = crash(Path(folder), seed=asked.seed, points=asked.points, say=lambda line: print(line, flush=True))
+    with kept_if_broken("crash", asked.seed) as folder:
+        result = crash(folder, seed=asked.seed, points=asked.points, say=lambda line: print(line, flush=True))
     print(result.told())
 
 

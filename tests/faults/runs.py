@@ -21,6 +21,9 @@ from tests.faults.nursery import Nursery, Request
 from tests.published import content
 
 _SECONDS = 480.0
+STEP = r" step \d+/"
+"""Of a line that tells of a job's step."""
+
 _OF_ONE_LIFE = ("seconds", "attempt")
 
 
@@ -58,10 +61,14 @@ class Run:
             stream.seek(self._read_to)
             return stream.read().decode(errors="replace")
 
+    def count_told(self, pattern: str) -> int:
+        """How often it has said such a thing."""
+        return len(re.findall(pattern, self.told()))
+
     def wait_until_told(self, pattern: str, *, times: int = 1) -> bool:
         """Wait for lines; false if the process ended before."""
         deadline = time.monotonic() + _SECONDS
-        while len(re.findall(pattern, self.told())) < times:
+        while self.count_told(pattern) < times:
             if not self.is_alive():
                 return False
             assert time.monotonic() < deadline, f"never told {times} times {pattern!r}:\n{self.told()}"
@@ -101,7 +108,7 @@ class Run:
     def stopped(self, after_lines: int, seconds: float, number: int) -> int:
         """Begin or go on, and signal some time after so many steps were told; the exit code."""
         self.start()
-        if self.wait_until_told(r" step \d+/", times=after_lines):
+        if self.wait_until_told(STEP, times=after_lines):
             time.sleep(seconds)
             if self.is_alive():
                 self.signal(number)

@@ -11,9 +11,7 @@ from __future__ import annotations
 
 import argparse
 import random
-import shutil
 import signal
-import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -27,6 +25,7 @@ from jobs.artifacts import verify
 from jobs.records import JobState
 from orchestrator.client import Client, UnreachableError
 from orchestrator.clusters.ray_daemon import RayDaemon
+from tests.faults.seeded import kept_if_broken
 from tests.orchestrator.served import Served, reasons
 from tests.tiny_base import write_rows, write_tiny_base
 
@@ -210,15 +209,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6))
     parser.add_argument("--kills", type=int, default=20)
     asked = parser.parse_args()
-    print(f"seed {asked.seed}", flush=True)
-    folder = Path(tempfile.mkdtemp(prefix="loraloom-kills-"))
-    try:
+    with kept_if_broken("kills", asked.seed) as folder:
         result = kill_services(folder, seed=asked.seed, kills=asked.kills, say=lambda line: print(line, flush=True))
-    except BaseException:
-        print(f"seed {asked.seed}: broken; everything is in {folder}", flush=True)
-        raise
     print(result.told())
-    shutil.rmtree(folder)
 
 
 if __name__ == "__main__":

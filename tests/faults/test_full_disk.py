@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import random
-import re
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,13 +12,12 @@ from pathlib import Path
 import pytest
 
 from tests.faults.nursery import Nursery
-from tests.faults.runs import Run
+from tests.faults.runs import STEP, Run
 
 WriteSpecs = Callable[..., Path]
 
 SIZE_BYTES = 16 * 2**20
 TRAINING = {"max_steps": 60, "per_device_train_batch_size": 2, "logging_steps": 1, "save_steps": 2}
-STEP = r" step \d+/"
 JOB = {"scheduling": {"packing": "exact"}, "training": TRAINING}
 
 
@@ -65,12 +63,13 @@ def test_filled_at_any_moment_it_says_so_and_goes_on_to_the_same_bytes_when_ther
     fills = 0
     for _ in range(3):
         # From where it stands now: only what goes on again can find the disk full anew.
-        steps = len(re.findall(STEP, run.told())) + draw.randint(1, 25)
+        steps = run.count_told(STEP) + draw.randint(1, 25)
         if not run.wait_until_told(STEP, times=steps):
             break
+        before = run.count_told("no room to write")
         fill(ballast)
         # Whoever needs room first says so: a checkpoint, an adapter or the journal.
-        fills += run.wait_until_told(r"no room to write", times=len(re.findall("no room to write", run.told())) + 1)
+        fills += run.wait_until_told("no room to write", times=before + 1)
         os.unlink(ballast)
     assert fills
     assert run.wait() == 0, run.told()

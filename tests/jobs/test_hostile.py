@@ -6,14 +6,14 @@ import tracemalloc
 
 import pytest
 import yaml
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 
 from jobs.errors import SpecError
 from jobs.loading import load_text
 from tests.jobs.corpus import ANY_TEXT, BOMBS, DOCUMENTS, PUNCTUATION
 from tests.jobs.texts import BLOWS_UP_SECONDS, MINIMAL
 
-QUICK = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
+QUICK = settings(max_examples=150, derandomize=True)
 
 
 def answer(text: str, **options: list[str]) -> list[str] | None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 
 import pytest
 
@@ -35,7 +36,7 @@ def test_waiting_adds_up_and_a_clock_set_back_takes_nothing() -> None:
 
 def test_comes_back_from_json_also_from_that_of_another_version() -> None:
     ledger = Ledger(recoveries=2).heard(3, FIRST).waits(5.0)
-    content = json.loads(json.dumps(ledger.to_json()))
+    content = json.loads(json.dumps(asdict(ledger)))
     assert Ledger.from_json(content) == ledger
     content["current"]["of_tomorrow"] = content["of_tomorrow"] = 1
     assert Ledger.from_json(content) == ledger

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from orchestrator.clusters.host import quiet_libraries
+from orchestrator.journal import Journal
 from tests.stores import bucket, make_root, scheme
 from tests.tiny_base import write_rows, write_tiny_base
 
@@ -62,3 +63,9 @@ def write_specs(tmp_path: Path, tiny_base: Path, rows: Path) -> WriteSpecs:
         return path
 
     return write
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Iterator[Journal]:
+    with Journal(tmp_path / "journal.db") as opened:
+        yield opened

@@ -175,9 +175,7 @@ def test_kuberays_cluster_has_fields_that_exist_and_names_that_meet() -> None:
         assert pod["containers"][0]["name"].startswith("ray-")
     head = groups[0]["template"]["spec"]
     claims = [
-        volume["persistentVolumeClaim"]["claimName"]
-        for volume in head["volumes"]
-        if len(volume) == 2 and "persistentVolumeClaim" in volume
+        volume["persistentVolumeClaim"]["claimName"] for volume in head["volumes"] if "persistentVolumeClaim" in volume
     ]
     assert claims == [claim["metadata"]["name"]]
     ray_head, service = head["containers"]

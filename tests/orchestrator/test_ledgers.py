@@ -12,6 +12,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from jobs.errors import LoraloomError
+from jobs.ledger import Ledger
 from jobs.records import WorkerStatus
 from orchestrator import run
 from orchestrator.journal import JournalReader
@@ -20,6 +21,11 @@ from orchestrator.monitoring.scraping import scraped
 from tests.machine import free_port
 from tests.orchestrator.conftest import WriteSpecs
 from tests.orchestrator.test_run import run_in_process
+
+
+def ledgers_of(folder: Path) -> dict[str, Ledger]:
+    with JournalReader(folder / "journal.db") as reader:
+        return {job.id: job.progress.ledger for job in reader.jobs()}
 
 
 def test_ledgers_add_up_to_the_busy_time_of_the_worker(
@@ -40,9 +46,7 @@ def test_ledgers_add_up_to_the_busy_time_of_the_worker(
     )
     assert run_in_process(specs, tmp_path / "out").ok
     [status] = seen
-    reader = JournalReader(tmp_path / "out/journal.db")
-    ledgers = {job.id: job.progress.ledger for job in reader.jobs()}
-    reader.close()
+    ledgers = ledgers_of(tmp_path / "out")
     totals = [ledger.total for ledger in ledgers.values()]
     assert sum(total.device_seconds for total in totals) == pytest.approx(status.busy_seconds, rel=0.01)
     assert sum(total.tokens for total in totals) == status.tokens
@@ -62,9 +66,7 @@ def test_ledgers_add_up_to_the_busy_time_of_the_worker(
         assert 0 < told["device_seconds"] <= ledger.total.device_seconds
     again = run_in_process(specs, tmp_path / "out")
     assert [job.name for job in again.jobs] == list(ledgers)
-    reader = JournalReader(tmp_path / "out/journal.db")
-    assert {job.id: job.progress.ledger for job in reader.jobs()} == ledgers
-    reader.close()
+    assert ledgers_of(tmp_path / "out") == ledgers
 
 
 def test_a_port_that_is_taken_is_said_with_its_option() -> None:

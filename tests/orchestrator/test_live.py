@@ -12,7 +12,7 @@ from jobs.records import EvalReport, Event, Job, JobState, WorkerStatus
 from jobs.spec import JobSpec
 from orchestrator.journal import Journal
 from orchestrator.live import LiveTable, PlainLines
-from tests.orchestrator.test_scheduler import ScriptedCluster, estimate, make_scheduler, state, step
+from tests.orchestrator.scripted import ScriptedCluster, estimate, make_scheduler, state, step
 
 
 def seen(folder: Path, width: int, *, height: int = 30, jobs: int = 3) -> str:

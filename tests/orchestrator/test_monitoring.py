@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,7 +27,7 @@ from orchestrator.journal import Journal
 from orchestrator.monitoring.exporter import Monitoring
 from orchestrator.monitoring.figures import Surveyor
 from orchestrator.monitoring.targets import announce
-from tests.orchestrator.test_scheduler import ScriptedCluster, estimate, make_scheduler, record_of, state, step
+from tests.orchestrator.scripted import ScriptedCluster, estimate, make_scheduler, record_of, state, step
 
 Samples = dict[str, dict[tuple[tuple[str, str], ...], float]]
 
@@ -39,12 +38,6 @@ def samples(monitoring: Monitoring) -> Samples:
         for one in family.samples:
             found.setdefault(one.name, {})[tuple(sorted(one.labels.items()))] = one.value
     return found
-
-
-@pytest.fixture
-def journal(tmp_path: Path) -> Iterator[Journal]:
-    with Journal(tmp_path / "journal.db") as journal:
-        yield journal
 
 
 def status(seconds: float, *, tokens: int = 0, **counters: object) -> WorkerStatus:
@@ -61,11 +54,11 @@ def status(seconds: float, *, tokens: int = 0, **counters: object) -> WorkerStat
     )
 
 
-def event(job: Job, to: JobState, at: float) -> Event:
-    return Event(sequence=1, time_unix_seconds=at, job_id=job.id, state=to, reason="r", message="")
+def event(job: Job, to: JobState, at: float, reason: str = "r") -> Event:
+    return Event(sequence=1, time_unix_seconds=at, job_id=job.id, state=to, reason=reason, message="")
 
 
-def test_every_row_of_the_table_is_exported_with_its_type_and_labels(journal: Journal, tmp_path: Path) -> None:
+def test_every_row_of_the_table_is_exported_with_its_type_and_labels() -> None:
     monitoring = Monitoring()
     families = {family.name: family for family in parse(generate_latest(monitoring.registry).decode())}
     of_the_api = {"http_request_duration_seconds"}
@@ -163,21 +156,9 @@ def test_ten_thousand_ended_jobs_in_as_many_queues_leave_no_series_behind() -> N
             recorder.submitted(job.queue)
             job.progress = replace(job.progress, ledger=Ledger().waits(1.0).runs(2.0))
             for at, to in ((1.0, JobState.STARTING), (2.0, JobState.RUNNING)):
-                recorder.on_event(
-                    job, Event(sequence=1, time_unix_seconds=at, job_id=job.id, state=to, reason="r", message="")
-                )
+                recorder.on_event(job, event(job, to, at))
             recorder.on_step(job, step(job.id, 1))
-            recorder.on_event(
-                job,
-                Event(
-                    sequence=3,
-                    time_unix_seconds=9.0,
-                    job_id=job.id,
-                    state=JobState.SUCCEEDED,
-                    reason="finished",
-                    message="",
-                ),
-            )
+            recorder.on_event(job, event(job, JobState.SUCCEEDED, 9.0, "finished"))
 
     live(0, 200)
     before = sum(len(series) for series in samples(monitoring).values())

@@ -18,7 +18,7 @@ from jobs.records import EvalReport, Event, Job, JobState
 from jobs.spec import JobSpec
 from orchestrator.trackers.channel import Channel
 from orchestrator.trackers.feed import Trackers
-from tests.orchestrator.test_scheduler import step
+from tests.orchestrator.scripted import step
 
 if TYPE_CHECKING:
     from tests.orchestrator.conftest import WriteSpecs

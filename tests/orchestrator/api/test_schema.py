@@ -31,7 +31,6 @@ CHECKS = [
 
 @settings(
     max_examples=12,
-    deadline=None,
     derandomize=True,
     database=None,
     phases=[Phase.generate],
