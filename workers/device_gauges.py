@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import suppress
+from functools import cache
 from typing import Any
 
 import torch
@@ -18,12 +19,13 @@ _READ_SECONDS = 1.0
 """Between two questions to the driver, which takes its time to answer."""
 
 
+@cache
 def matrix_flops_per_second(device: torch.device, dtype: torch.dtype) -> float:
     """Floating-point operations a second of a product of two square matrices: the best of some.
 
     With all the threads that torch has here, and the best of all tries, since others may be at work on the machine;
     takes some tenths of a second. What a step's products are measured against is what this very device does, not what
-    a data sheet says.
+    a data sheet says. Measured once in a process, however many workers it has: it is the device's.
     """
     side, best, began = _SMALLEST, 0.0, time.perf_counter()
     largest = _LARGEST.get(device.type, _LARGEST["cpu"])
