@@ -16,6 +16,10 @@ PATIENCE_SECONDS = 240.0
 MEND = "make prometheus"
 
 
+class NotReadyError(Exception):
+    """It listens before it has opened its data, and answers so meanwhile, in plain text."""
+
+
 class Prometheus:
     """One, on a port of its own, its data in a folder of the test."""
 
@@ -45,6 +49,8 @@ class Prometheus:
     def get(self, path: str, **parameters: str) -> Any:
         """`data` of an answer of its API."""
         answer = self._http.get(f"/api/v1/{path}", params=parameters)
+        if answer.status_code == httpx.codes.SERVICE_UNAVAILABLE:
+            raise NotReadyError
         body = answer.json()
         assert body["status"] == "success", f"{parameters}: {body}"
         return body["data"]
@@ -60,7 +66,7 @@ class Prometheus:
             try:
                 if happened():
                     return
-            except httpx.TransportError:
+            except (httpx.TransportError, NotReadyError):
                 pass
             assert self._process.poll() is None, f"prometheus ended: {self._log.read_text()}"
             assert time.monotonic() < deadline, f"not within {PATIENCE_SECONDS:g} s: {what}\n{self._log.read_text()}"
