@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import sqlite3
@@ -65,11 +64,6 @@ def told_by(report_to: str, folder: Path) -> list[str]:
     return told
 
 
-def needs(module: str) -> pytest.MarkDecorator:
-    reason = f"{module} is not installed; pip install 'loraloom[{module}]'"
-    return pytest.mark.skipif(importlib.util.find_spec(module) is None, reason=reason)
-
-
 def test_tensorboard_has_the_scalars_of_each_job(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
@@ -87,7 +81,6 @@ def test_tensorboard_has_the_scalars_of_each_job(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@needs("mlflow")
 def test_mlflow_has_a_run_with_parameters_and_metrics(tmp_path: Path) -> None:
     assert told_by("mlflow", tmp_path) == []
     code = (
@@ -130,8 +123,6 @@ print(json.dumps(found))
 """
 
 
-@pytest.mark.slow
-@needs("wandb")
 def test_wandb_writes_an_offline_run_that_can_be_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WANDB_MODE", raising=False)
     assert told_by("wandb", tmp_path) == []
@@ -143,8 +134,6 @@ def test_wandb_writes_an_offline_run_that_can_be_synced(tmp_path: Path, monkeypa
     assert [row["eval/loss"] for row in rows if "eval/loss" in row] == [0.75]
 
 
-@pytest.mark.slow
-@needs("trackio")
 def test_trackio_has_the_metrics_in_its_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TRACKIO_DIR", raising=False)
     assert told_by("trackio", tmp_path) == []
