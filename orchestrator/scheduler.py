@@ -116,6 +116,11 @@ class Scheduler:
         return self._roster.workers
 
     @property
+    def num_workers(self) -> int:
+        """Of those that live."""
+        return len(self._roster.alive)
+
+    @property
     def is_done(self) -> bool:
         """Whether every job has ended."""
         return all(job.state.is_terminal for job in self.jobs.values())

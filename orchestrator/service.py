@@ -15,16 +15,14 @@ from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from pydantic import ValidationError
 from rich.console import Console
 from rich.text import Text
 
 from jobs.checkpoints import DiskFullError
-from jobs.errors import LoraloomError, WorkerError
-from jobs.records import Job, JobState
-from jobs.spec import JobSpec
+from jobs.errors import LoraloomError
+from jobs.records import Job
 from jobs.view import ClusterView
 from orchestrator.api.address import Address
 from orchestrator.api.app import build_app
@@ -33,7 +31,7 @@ from orchestrator.api.tokens import Tokens
 from orchestrator.checking import Checker
 from orchestrator.cluster_view import Viewer
 from orchestrator.clusters import Cluster
-from orchestrator.clusters.ray_daemon import RayDaemon
+from orchestrator.enrolment import Enrolment
 from orchestrator.interruption import GRACE_SECONDS, Interrupted, Interruption
 from orchestrator.journal import Journal, JournaledJob
 from orchestrator.lives import UNPUBLISHED, Lives
@@ -42,10 +40,11 @@ from orchestrator.monitoring.exporter import Monitoring
 from orchestrator.monitoring.figures import Surveyor
 from orchestrator.monitoring.targets import announce
 from orchestrator.output_directory import OutputDirectory
-from orchestrator.readoption import Adopting, readopt
+from orchestrator.readoption import readopt
 from orchestrator.retries import LEASE_SECONDS
 from orchestrator.roster import Unpublished
 from orchestrator.scheduler import Scheduler
+from orchestrator.service_cluster import ClusterKeeper, ServiceCluster
 from orchestrator.snapshot import PolicySettings, Queue
 from orchestrator.token_budget import token_budget
 from orchestrator.trackers.feed import Trackers
@@ -58,16 +57,11 @@ _VIEW_SECONDS = 1.0
 _REASONS_SECONDS = 5.0
 _MOST_REASONS = 200
 """Waiting jobs whose reason is written down at a time."""
-_REBUILD_SECONDS = 5.0
 _STAGING = "service"
 _SERVICE_ID = "service_id"
 _TOKEN_BUDGET = "token_budget"
 _MEMORY = "scheduler_memory"
 _MEMORY_SECONDS = 30.0
-
-
-class ServiceCluster(Cluster, Adopting, Protocol):
-    """A cluster that a service can find its workers in again."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,9 +161,7 @@ class _Service:
         self._surveyor = Surveyor(monitoring.recorder.grad_norm)
         self._trackers = Trackers(files.root / "trackers", files.on_log)
         self._checker = Checker()
-        self._daemon: RayDaemon | None = None
-        self._may_train = False
-        """Whether an earlier service may have left workers that train."""
+        self._enrolment = Enrolment(journal, files.job_files, self._checker)
         self._viewer = Viewer("nothing yet")
         self._id = journal.fix_setting(_SERVICE_ID, secrets.token_hex(6))
         self._sequence = 0
@@ -178,7 +170,7 @@ class _Service:
         self._remembered: dict[str, Any] = {}
         """As the journal has it."""
         self._remembered_at = 0.0
-        self._viewed_at = self._reasoned_at = self._rebuilt_at = 0.0
+        self._viewed_at = self._reasoned_at = 0.0
         self._said: dict[str, str] = {}
         """Reasons for waiting, as the journal has them."""
 
@@ -193,8 +185,18 @@ class _Service:
     def run(self, interruption: Interruption) -> None:
         """Until a signal comes; then everything is saved within the grace."""
         # Before Ray is there nothing trains, and whatever is broken off is begun again.
-        cluster = self._cluster()
-        is_to_end = not self._may_train
+        options = self._options
+        keeper = ClusterKeeper(
+            self._id,
+            self._files.root,
+            in_process=options.in_process,
+            ray_address=options.ray_address,
+            workers_per_node=options.workers,
+            lease_seconds=options.lease_seconds,
+            say=self.say,
+        )
+        is_to_end = not keeper.may_train
+        self._viewer = Viewer(keeper.executor)
         lives = Lives(
             self._journal,
             self._files.job_files,
@@ -205,12 +207,12 @@ class _Service:
         )
         try:
             self._files.job_files.claim(self._id)
-            scheduler = self._take_over(cluster, lives)
+            scheduler = self._take_over(keeper.cluster, lives)
             is_to_end = False
-            interruption.breaks_off = lambda: cluster.is_interruptible
+            interruption.breaks_off = lambda: keeper.cluster.is_interruptible
             try:
                 while interruption.requested is None:
-                    self._turn(scheduler, cluster)
+                    self._turn(scheduler, keeper)
             except Interrupted:
                 if interruption.is_urgent:
                     raise
@@ -221,39 +223,7 @@ class _Service:
         finally:
             self._checker.close()
             self._trackers.close()
-            self._let_go(cluster, is_to_end=is_to_end)
-
-    def _cluster(self) -> ServiceCluster:
-        options = self._options
-        if options.in_process:
-            from orchestrator.clusters.host import host_devices
-            from orchestrator.clusters.in_process import InProcessCluster
-
-            self._viewer = Viewer("in this process, without Ray")
-            return InProcessCluster(host_devices(options.workers or 1))
-        # Says which Ray is meant before anything imports it.
-        self._daemon = RayDaemon(self._files.root) if options.ray_address is None else None
-        self._may_train = self._daemon is None or self._daemon.find() is not None
-        from orchestrator.clusters.ray_nodes import WorkerResources
-        from orchestrator.clusters.ray_service import RayService
-
-        self._viewer = Viewer(f"Ray at {options.ray_address}" if options.ray_address else "a Ray of its own")
-        return RayService(
-            self._id,
-            daemon=self._daemon,
-            address=options.ray_address,
-            resources=WorkerResources(workers_per_node=options.workers),
-            lease_seconds=options.lease_seconds,
-        )
-
-    def _let_go(self, cluster: ServiceCluster, *, is_to_end: bool) -> None:
-        """End all workers and a Ray of our own; or, where nobody has asked for that, leave them to the next service."""
-        disconnect = getattr(cluster, "disconnect", None)
-        with suppress(Exception):
-            cluster.shutdown() if is_to_end or disconnect is None else disconnect()
-        if is_to_end and self._daemon is not None:
-            with suppress(LoraloomError, OSError):
-                self._daemon.stop()
+            keeper.let_go(is_to_end=is_to_end)
 
     def _take_over(self, cluster: ServiceCluster, lives: Lives) -> Scheduler:
         """Begin with what the journal has and what still trains."""
@@ -274,10 +244,13 @@ class _Service:
         jobs: list[Job] = []
         estimates: dict[str, Estimate] = {}
         for found in known.jobs:
-            job = self._job(found)
-            if job is not None:
-                jobs.append(job)
-                self._estimate(found, job, estimates)
+            job = self._enrolment.job(found)
+            if job is None:
+                continue
+            jobs.append(job)
+            estimate = self._enrolment.estimate(found, job)
+            if estimate is not None:
+                estimates[job.id] = estimate
         now = time.time()
         settings = WorkerSettings(
             staging_dir=self._files.staging,
@@ -311,59 +284,17 @@ class _Service:
     def _staged(self) -> list[Path]:
         return [one for one in self._files.staging.iterdir() if one.is_dir()] if self._files.staging.is_dir() else []
 
-    def _job(self, found: JournaledJob) -> Job | None:
-        """A job as the scheduler owns it; `None` where its spec cannot be understood any more."""
-        try:
-            spec = JobSpec.model_validate(found.spec)
-        except ValidationError as error:
-            said = error.errors()[0]["msg"]
-            self._journal.change(
-                found.id,
-                attempt=None,
-                state=JobState.FAILED,
-                reason="invalid",
-                message=f"this version does not take its spec any more: {said}",
-                at=time.time(),
-            )
-            return None
-        job = Job(
-            id=found.id,
-            spec=spec,
-            state=found.state,
-            desired=found.desired,
-            reason=found.reason,
-            message=found.message,
-            worker_id=found.worker_id if found.attempt_is_open else None,
-            attempt=found.attempt,
-            num_charged=found.num_charged,
-            checkpoints=found.checkpoints,
-            progress=replace(found.progress, ledger=found.ledger),
-            artifact=found.artifact,
-        )
-        job.priority, job.queue = found.priority, found.queue
-        # One that was never begun has left nothing; of thousands that wait, a store would be asked for each.
-        if job.worker_id is None and job.attempt:
-            self._files.job_files.sweep(job.id, job.checkpoints)
-        return job
-
-    def _estimate(self, found: JournaledJob, job: Job, estimates: dict[str, Estimate]) -> None:
-        """Take what a check before has found out, or have the job checked."""
-        if found.estimate is not None:
-            with suppress(TypeError, KeyError):
-                estimates[job.id] = Estimate.from_json(found.estimate)
-                return
-        self._checker.submit(job.id, job.spec)
-
-    def _turn(self, scheduler: Scheduler, cluster: Cluster) -> None:
+    def _turn(self, scheduler: Scheduler, keeper: ClusterKeeper) -> None:
+        cluster = keeper.cluster
         self.wake.clear()
         self._hear(scheduler)
         self._take_checks(scheduler, cluster)
-        has_workers = any(record.ended is None for record in scheduler.workers.values())
+        has_workers = scheduler.num_workers > 0
         scheduler.tick(_TICK_SECONDS if has_workers else 0.0)
         if not has_workers:
             self.wake.wait(_TICK_SECONDS)
         self._monitoring.recorder.turned(scheduler.tick_seconds)
-        self._look_after(scheduler, cluster)
+        keeper.look_after(lambda: scheduler.num_workers + scheduler.wanted_devices)
         now = time.monotonic()
         if now - self._viewed_at >= _VIEW_SECONDS:
             self._viewed_at = now
@@ -406,14 +337,13 @@ class _Service:
         self._last_submitted = max((found.submitted for found in new), default=self._last_submitted)
 
     def _add(self, scheduler: Scheduler, found: JournaledJob) -> None:
-        job = self._job(found)
+        job = self._enrolment.job(found)
         if job is None:
             return
         scheduler.add(job)
-        known: dict[str, Estimate] = {}
-        self._estimate(found, job, known)
-        if job.id in known:
-            scheduler.checked(job.id, known[job.id])
+        estimate = self._enrolment.estimate(found, job)
+        if estimate is not None:
+            scheduler.checked(job.id, estimate)
 
     def _take_checks(self, scheduler: Scheduler, cluster: Cluster) -> None:
         for one in self._checker.poll():
@@ -426,25 +356,6 @@ class _Service:
                 scheduler.fix_token_budget(self._budget)
             self._journal.set_estimate(one.job_id, one.estimate.to_json())
             scheduler.checked(one.job_id, one.estimate)
-
-    def _look_after(self, scheduler: Scheduler, cluster: Cluster) -> None:
-        """Rebuild Ray where it is gone; ask for the devices that the queue could fill."""
-        rebuild = getattr(cluster, "rebuild", None)
-        if rebuild is None:
-            return
-        if not cluster.is_alive:  # type: ignore[attr-defined]
-            if time.monotonic() - self._rebuilt_at < _REBUILD_SECONDS:
-                time.sleep(_TICK_SECONDS)
-                return
-            self._rebuilt_at = time.monotonic()
-            self.say("Ray is gone; it is made anew, and all jobs go on from their checkpoints")
-            try:
-                rebuild()
-            except WorkerError as error:
-                self.say(f"not yet: {error}")
-            return
-        in_use = sum(record.ended is None for record in scheduler.workers.values())
-        cluster.request_devices(in_use + scheduler.wanted_devices)  # type: ignore[attr-defined]
 
     def _write_reasons(self, scheduler: Scheduler) -> None:
         """Let the journal say why jobs wait, for those who ask the API."""

@@ -39,6 +39,17 @@ class InProcessCluster:
         return list(self._devices)
 
     @property
+    def is_alive(self) -> bool:
+        """As long as this process."""
+        return True
+
+    def rebuild(self) -> None:
+        """It is never gone."""
+
+    def request_devices(self, total: int) -> None:
+        """There are no others."""
+
+    @property
     def is_interruptible(self) -> bool:
         """While a base is loaded or rows are tokenised: jobs that train already stand still meanwhile."""
         return any(worker.is_preparing for worker in self._workers.values())
@@ -114,6 +125,10 @@ class InProcessCluster:
         """Forget it; its memory goes with it."""
         self._workers.pop(worker_id, None)
         self._loaded.discard(worker_id)
+
+    def disconnect(self) -> None:
+        """Workers in a process end with it."""
+        self.shutdown()
 
     def shutdown(self) -> None:
         """Forget all workers."""

@@ -1,4 +1,9 @@
-"""Seeded trials: whatever becomes of one job, its neighbours' numbers hold (numbers contract, points 3 and 5)."""
+"""Seeded trials: whatever becomes of one job, its neighbours' numbers hold (numbers contract, points 3 and 5).
+
+Exact packing in fp32, bit for bit. Shared packing in fp64, where the bound can be far below what a fault of a neighbour
+would do: in fp32 an element whose first gradients are all but zero is moved by Adam's whole rate whatever its rounding
+says, and one of a hundred such trials on random rows was 4e-4 off by one element of one tensor.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +13,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from jobs.records import JobState
 from tests.models import Trained, make_data, make_worker, tiny_llama, train
-from tests.workers.test_isolation import assert_close, assert_same_bits, nan_weights, spec_of
+from tests.workers.test_isolation import assert_same_bits, nan_weights, relative_distance, spec_of
 from tests.workers.test_lanes import breaking, out_of_memory
 from workers.dataset import JobData
 
@@ -27,6 +33,7 @@ class Trial:
     def __init__(self, seed: int, packing: str, folder: Path) -> None:
         draw = np.random.default_rng(seed)
         self._seed, self._packing, self._folder = seed, packing, folder
+        self._dtype = torch.float32 if packing == "exact" else torch.float64
         self._lengths = {
             name: [int(one) for one in draw.integers(2, LONGEST, draw.integers(3, 8))]
             for name in (*NEIGHBOURS, "faulty")
@@ -58,10 +65,10 @@ class Trial:
         data["faulty"] = self._faulty(poisoned=poisoned, long=long)
         limit = 1000 if stays else self._limit
         specs = [
-            spec_of(one, packing=self._packing, max_nonfinite_steps=limit if one == "faulty" else 1000)
+            spec_of(one, self._dtype, packing=self._packing, max_nonfinite_steps=limit if one == "faulty" else 1000)
             for one in self._order
         ]
-        worker = make_worker(tiny_llama(), data, self._folder / name, num_lanes=self._num_lanes)
+        worker = make_worker(tiny_llama(self._dtype), data, self._folder / name, num_lanes=self._num_lanes)
         return train(worker, specs, before=before)
 
     def _data(self, name: str) -> JobData:
@@ -76,6 +83,15 @@ class Trial:
             end = int(np.cumsum(lengths)[self._bad_row])
             data.train._ids[end - 1] = 10**6
         return data
+
+
+def assert_equal_but_for_rounding(ours: Trained, theirs: Trained, name: str) -> None:
+    """What shares a pack has changed, and with it the order of sums."""
+    assert ours.losses(name) == pytest.approx(theirs.losses(name), rel=1e-12, abs=0)
+    assert relative_distance(ours, theirs, name) <= 1e-12
+
+
+COMPARE = {"exact": assert_same_bits, "shared": assert_equal_but_for_rounding}
 
 
 def check(ours: Trained, theirs: Trained, compare: Callable[[Trained, Trained, str], None]) -> None:
@@ -102,7 +118,7 @@ def test_beside_a_job_that_diverges(packing: str, seeds: range, tmp_path: Path) 
         failing = trial.train("failing", before=nan_weights, stays=False)
         assert (failing.end("faulty").state, failing.end("faulty").reason) == (JobState.FAILED, "nonfinite")
         # A job that leaves changes what shares a pack, and with it the order of sums.
-        check(failing, healthy, assert_same_bits if packing == "exact" else assert_close)
+        check(failing, healthy, COMPARE[packing])
 
 
 @pytest.mark.parametrize("seeds", SEEDS)
@@ -112,7 +128,7 @@ def test_beside_a_job_with_a_row_that_raises(packing: str, seeds: range, tmp_pat
         trial = Trial(seed, packing, tmp_path / str(seed))
         poisoned = trial.train("poisoned", poisoned=True)
         assert (poisoned.end("faulty").state, poisoned.end("faulty").reason) == (JobState.FAILED, "error")
-        check(poisoned, trial.train("healthy"), assert_same_bits if packing == "exact" else assert_close)
+        check(poisoned, trial.train("healthy"), COMPARE[packing])
 
 
 @pytest.mark.parametrize("seeds", SEEDS)
@@ -125,4 +141,4 @@ def test_beside_a_job_that_does_not_fit(
         trial = Trial(seed, packing, tmp_path / str(seed))
         large = trial.train("large", long=True)
         assert (large.end("faulty").state, large.end("faulty").reason) == (JobState.FAILED, "memory")
-        check(large, trial.train("healthy"), assert_same_bits if packing == "exact" else assert_close)
+        check(large, trial.train("healthy"), COMPARE[packing])
