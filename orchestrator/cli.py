@@ -220,6 +220,28 @@ def serve(
     ] = None,
     in_process: Annotated[bool, typer.Option("--in-process", help="Train in this process, without Ray.")] = False,
     workers: Annotated[int | None, typer.Option(min=1, help="Workers on a node without GPUs; one without it.")] = None,
+    worker_cpus: Annotated[
+        int | None, typer.Option(min=1, help="CPUs of a worker; an equal share of its node's without it.")
+    ] = None,
+    worker_gpus: Annotated[
+        float, typer.Option(min=0.01, max=1, help="GPUs of a worker, where a node has any; below 1 they share one.")
+    ] = 1.0,
+    worker_resource: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--worker-resource",
+            metavar="NAME=AMOUNT",
+            help="Another of Ray's resources that a worker takes; repeatable.",
+        ),
+    ] = None,
+    node_label: Annotated[
+        list[str] | None,
+        typer.Option("--node-label", metavar="KEY=VALUE", help="Only nodes with this label of Ray's; repeatable."),
+    ] = None,
+    object_store: Annotated[
+        float | None,
+        typer.Option(min=75, metavar="MIB", help="Ray's object store, in a Ray of the service's own; 100 without it."),
+    ] = None,
     token_budget: TokenBudget = None,
     queue: Annotated[
         list[str] | None,
@@ -247,12 +269,17 @@ def serve(
     ] = LEASE_SECONDS,
 ) -> None:
     """Serve: take jobs in over HTTP, train them on a Ray cluster, and see them through restarts of everything."""
-    from orchestrator.queue_options import parse_queue
+    from orchestrator.clusters.worker_resources import WorkerResources
+    from orchestrator.operator_options import parse_labels, parse_queues, parse_resources
     from orchestrator.service import ServeOptions
     from orchestrator.service import serve as serve_jobs
 
     if ray_address and in_process:
         raise typer.BadParameter("--ray-address and --in-process exclude each other")
+    if in_process and (worker_cpus or worker_gpus != 1 or worker_resource or node_label):
+        raise typer.BadParameter("what a worker takes of its node is for Ray to see to: without --in-process")
+    if object_store is not None and (in_process or ray_address):
+        raise typer.BadParameter("--object-store is for a Ray of the service's own")
     options = ServeOptions(
         data_dir=data_dir,
         host=host,
@@ -263,9 +290,16 @@ def serve(
         storage_uri=storage,
         ray_address=ray_address,
         in_process=in_process,
-        workers=workers,
+        resources=WorkerResources(
+            num_cpus=worker_cpus,
+            num_gpus=worker_gpus,
+            resources=parse_resources(worker_resource or ()),
+            labels=parse_labels(node_label or ()),
+            workers_per_node=workers,
+        ),
+        object_store_bytes=round(object_store * 2**20) if object_store is not None else None,
         token_budget=token_budget,
-        queues=tuple(parse_queue(one) for one in queue or ()),
+        queues=parse_queues(queue or ()),
         largest_device_bytes=round((largest_device or 0) * 2**30),
         prometheus_dir=prometheus_dir,
         grace_seconds=grace,

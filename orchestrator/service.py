@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from orchestrator.api.tokens import Tokens
 from orchestrator.checking import Checker
 from orchestrator.cluster_view import Viewer
 from orchestrator.clusters import Cluster
+from orchestrator.clusters.worker_resources import WorkerResources
 from orchestrator.enrolment import Enrolment
 from orchestrator.interruption import GRACE_SECONDS, Interrupted, Interruption
 from orchestrator.journal import Journal, JournaledJob
@@ -81,8 +82,10 @@ class ServeOptions:
     ray_address: str | None = None
     """Of a Ray that runs already; one of our own where `None`."""
     in_process: bool = False
-    workers: int | None = None
-    """CPU workers on a node; one where `None`."""
+    resources: WorkerResources = field(default_factory=WorkerResources)
+    """What a worker takes of its node."""
+    object_store_bytes: int | None = None
+    """Of a Ray of our own; small where `None`."""
     token_budget: int | None = None
     queues: tuple[Queue, ...] = ()
     largest_device_bytes: int = 0
@@ -191,7 +194,8 @@ class _Service:
             self._files.root,
             in_process=options.in_process,
             ray_address=options.ray_address,
-            workers_per_node=options.workers,
+            resources=options.resources,
+            object_store_bytes=options.object_store_bytes,
             lease_seconds=options.lease_seconds,
             say=self.say,
         )

@@ -5,12 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
 from jobs.errors import LoraloomError, WorkerError
 from orchestrator.clusters import Cluster
-from orchestrator.clusters.ray_daemon import RayDaemon
+from orchestrator.clusters.ray_daemon import DaemonOptions, RayDaemon
+from orchestrator.clusters.worker_resources import WorkerResources
 from orchestrator.readoption import Adopting
 from orchestrator.retries import LEASE_SECONDS
 
@@ -53,7 +55,8 @@ class ClusterKeeper:
         *,
         in_process: bool = False,
         ray_address: str | None = None,
-        workers_per_node: int | None = None,
+        resources: WorkerResources | None = None,
+        object_store_bytes: int | None = None,
         lease_seconds: float = LEASE_SECONDS,
         say: Callable[[str], None],
     ) -> None:
@@ -64,13 +67,15 @@ class ClusterKeeper:
             data_dir: Where the daemon of a Ray of our own leaves word.
             in_process: Without Ray.
             ray_address: Of a Ray that runs already; one of our own where `None`.
-            workers_per_node: On machines without GPUs; one where `None`.
+            resources: What a worker takes of its node.
+            object_store_bytes: Of a Ray of our own; small where `None`.
             lease_seconds: A worker that gives no sign of life for so long is taken for hung.
             say: Tells a person who looks on.
 
         Raises:
             WorkerError: Ray cannot be started or reached.
         """
+        resources = resources or WorkerResources()
         self._say = say
         self._rebuilt_at = 0.0
         self._daemon: RayDaemon | None = None
@@ -82,12 +87,15 @@ class ClusterKeeper:
             from orchestrator.clusters.in_process import InProcessCluster
 
             self.executor = "in this process, without Ray"
-            self.cluster = InProcessCluster(host_devices(workers_per_node or 1))
+            self.cluster = InProcessCluster(host_devices(resources.workers_per_node or 1))
             return
         # Says which Ray is meant before anything imports it.
-        self._daemon = RayDaemon(data_dir) if ray_address is None else None
+        if ray_address is None:
+            options = DaemonOptions()
+            if object_store_bytes is not None:
+                options = replace(options, object_store_bytes=object_store_bytes)
+            self._daemon = RayDaemon(data_dir, options)
         self.may_train = self._daemon is None or self._daemon.find() is not None
-        from orchestrator.clusters.ray_nodes import WorkerResources
         from orchestrator.clusters.ray_service import RayService
 
         self.executor = f"Ray at {ray_address}" if ray_address else "a Ray of its own"
@@ -96,7 +104,7 @@ class ClusterKeeper:
             service_id,
             daemon=self._daemon,
             address=ray_address,
-            resources=WorkerResources(workers_per_node=workers_per_node),
+            resources=resources,
             lease_seconds=lease_seconds,
         )
 

@@ -26,9 +26,10 @@ from orchestrator.clusters import AdoptedWorker, End, Observation
 from orchestrator.clusters.ray_cluster import require_reachable, search_path, signals_kept
 from orchestrator.clusters.ray_daemon import RayDaemon, answers
 from orchestrator.clusters.ray_environment import protect_token
-from orchestrator.clusters.ray_nodes import RayNodes, WorkerResources
+from orchestrator.clusters.ray_nodes import RayNodes
 from orchestrator.clusters.ray_workers import Handle, RayWorkers, kill, lost
 from orchestrator.clusters.worker_actor import PROTOCOL
+from orchestrator.clusters.worker_resources import WorkerResources
 from orchestrator.placement import Device, NewWorker
 from orchestrator.retries import LEASE_SECONDS
 from workers.settings import WorkerSettings

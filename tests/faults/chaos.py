@@ -33,10 +33,10 @@ IN_PROCESS = ("--in-process", "--workers", "1")
 WITH_RAY = ("--workers", "1", "--lease", "4")
 
 
-def job(number: int, draw: random.Random, base: Path, rows: Path) -> dict[str, Any]:
+def job(number: int, draw: random.Random, base: Path, rows: Path, *, more_steps: int) -> dict[str, Any]:
     """A small job unlike the others; every fifth diverges and must fail, whatever happens around it."""
     training: dict[str, Any] = {
-        "max_steps": draw.randint(10, 40),
+        "max_steps": draw.randint(10, 40) + more_steps,
         "per_device_train_batch_size": draw.randint(1, 4),
         "gradient_accumulation_steps": draw.randint(1, 3),
         "learning_rate": draw.choice([1e-3, 1e-2]),
@@ -49,7 +49,7 @@ def job(number: int, draw: random.Random, base: Path, rows: Path) -> dict[str, A
         "seed": number,
     }
     if number % 5 == 4:
-        training |= {"learning_rate": 3e38, "max_steps": 40}
+        training |= {"learning_rate": 3e38, "max_steps": 40 + more_steps}
     return {
         "name": f"job-{number}",
         "model": {"model_name_or_path": str(base), "dtype": "float32"},
@@ -70,7 +70,10 @@ def chaos(nursery: Nursery, folder: Path, *, seed: int, kills: int, jobs: int, r
     draw = random.Random(seed)
     base, rows = write_tiny_base(folder / "tiny"), write_rows(folder / "rows.jsonl")
     specs = folder / "jobs.yaml"
-    specs.write_text("---\n".join(yaml.safe_dump(job(number, draw, base, rows)) for number in range(jobs)))
+    # Long enough to be there for all kills: each lets them come some steps further.
+    more_steps = 20 * kills // jobs
+    unlike = [job(number, draw, base, rows, more_steps=more_steps) for number in range(jobs)]
+    specs.write_text("---\n".join(yaml.safe_dump(one) for one in unlike))
     whole = Run(nursery, specs, folder / "whole", options=IN_PROCESS)
     whole.start()
     whole.wait()
@@ -190,6 +193,8 @@ def main() -> None:
         )  # fmt: skip
     told = ", ".join(f"{count} {kind}" for kind, count in sorted(done.items()))
     print(f"seed {arguments.seed}: {arguments.jobs} jobs ended as undisturbed after {told}")
+    if done.total() < arguments.kills:
+        sys.exit(f"they were over after {done.total()} of {arguments.kills} kills")
 
 
 if __name__ == "__main__":

@@ -56,8 +56,8 @@ def main() -> None:
     root: Path = options.data_dir
     root.mkdir(exist_ok=True)
     daemon = RayDaemon(root, DaemonOptions(num_cpus=2)) if options.address is None else None
-    from orchestrator.clusters.ray_nodes import WorkerResources
     from orchestrator.clusters.ray_service import RayService
+    from orchestrator.clusters.worker_resources import WorkerResources
     from orchestrator.run import check
     from orchestrator.scheduler import Scheduler
     from workers.settings import WorkerSettings

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from orchestrator.clusters.ray_nodes import RayNodes, WorkerResources
+from orchestrator.clusters.ray_nodes import RayNodes
+from orchestrator.clusters.worker_resources import WorkerResources
 from orchestrator.placement import Device
 
 GIB = 2**30

@@ -86,9 +86,9 @@ class Trial:
 
 
 def assert_equal_but_for_rounding(ours: Trained, theirs: Trained, name: str) -> None:
-    """What shares a pack has changed, and with it the order of sums."""
-    assert ours.losses(name) == pytest.approx(theirs.losses(name), rel=1e-12, abs=0)
-    assert relative_distance(ours, theirs, name) <= 1e-12
+    """What shares a pack has changed, and with it the order of sums, which Adam (eps 1e-8) magnifies."""
+    assert ours.losses(name) == pytest.approx(theirs.losses(name), rel=1e-9, abs=0)
+    assert relative_distance(ours, theirs, name) <= 1e-9
 
 
 COMPARE = {"exact": assert_same_bits, "shared": assert_equal_but_for_rounding}
