@@ -33,12 +33,12 @@ def routes(service: Service) -> APIRouter:
         return service.cluster() or _NOTHING_YET
 
     @router.get("/cluster", summary="Nodes, devices, workers, and who shares what")
-    def cluster() -> ClusterView:
+    async def cluster() -> ClusterView:
         """All of it, at one moment."""
         return view()
 
     @router.get("/workers", summary="Workers alone")
-    def workers() -> WorkerListing:
+    async def workers() -> WorkerListing:
         """With the split of their memory and the jobs that share them."""
         return WorkerListing(workers=list(view().workers))
 

@@ -58,6 +58,9 @@ class HttpServer:
         self.host, self.port = host, int(self._socket.getsockname()[1])
         config = uvicorn.Config(
             app,
+            # Half the processor time of a request that the parser and the loop in Python take.
+            http="httptools",
+            loop="uvloop",
             log_level="warning",
             access_log=False,
             backlog=_BACKLOG,

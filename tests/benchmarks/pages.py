@@ -13,35 +13,22 @@ import multiprocessing
 import os
 import statistics
 import tempfile
-import threading
 import time
-from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-import httpx
 from playwright.sync_api import expect
 
 from jobs.records import JobState
 from orchestrator.api.app import build_app
 from orchestrator.api.server import HttpServer
-from orchestrator.api.service import PREFIX
 from orchestrator.journal import Journal
 from tests.benchmarks.api import submit
+from tests.benchmarks.open_pages import open_pages
 from tests.web.browsing import open_browser, visit
 
-POLLS = {
-    # As pages/overview.js asks, in seconds.
-    "/cluster": 2.0,
-    "/jobs?state=RUNNING&state=STARTING&limit=200": 5.0,
-    "/queues": 15.0,
-    "/timeline?seconds=3600": 10.0,
-    "/jobs?state=PENDING&state=RECOVERING&sort=-priority&limit=6": 20.0,
-    "/jobs?state=FAILED&sort=-ended&limit=6": 20.0,
-}
 EVENT_SECONDS = 5.0
-"""Between two jobs that change their state: after each event open pages ask again."""
-AFTER_EVENTS = [path for path in POLLS if path != "/cluster"]
+"""Between two jobs that change their state: after an event open pages ask again."""
 
 
 def main() -> None:
@@ -112,56 +99,20 @@ def _browse(url: str, repeats: int) -> dict[str, float]:
 
 
 def _open_pages(url: str, pages: int, seconds: float, orders: Connection) -> dict[str, float]:
-    ends = time.monotonic() + seconds
-    counts = [0] * pages
-    threads = [threading.Thread(target=_page, args=(url, ends, number, counts)) for number in range(pages)]
-    for thread in threads:
-        thread.start()
     orders.send("cpu")
     before, began = orders.recv(), time.monotonic()
-    while time.monotonic() + EVENT_SECONDS < ends:
-        time.sleep(EVENT_SECONDS)
-        orders.send("change")
-        orders.recv()
-    for thread in threads:
-        thread.join()
+    with open_pages(url, pages) as seen:
+        while time.monotonic() - began < seconds:
+            time.sleep(EVENT_SECONDS)
+            orders.send("change")
+            orders.recv()
     orders.send("cpu")
     used, wall = orders.recv() - before, time.monotonic() - began
     return {
         "open_pages": pages,
-        "requests_per_second": round(sum(counts) / wall, 1),
+        "requests_per_second": round(seen.num_requests / wall, 1),
         "core_seconds_per_second": round(used / wall, 3),
     }
-
-
-def _page(url: str, ends: float, number: int, counts: list[int]) -> None:
-    """One open overview: a stream in a thread, and every poll when it is due or an event has come."""
-    news = threading.Event()
-    with httpx.Client(base_url=url + PREFIX, timeout=60, trust_env=False) as http:
-        follower = threading.Thread(target=_follow, args=(http, ends, news), daemon=True)
-        follower.start()
-        # Pages were not opened all at the same moment.
-        due = {path: time.monotonic() + every * (number % 10) / 10 for path, every in POLLS.items()}
-        while time.monotonic() < ends:
-            if news.is_set():
-                news.clear()
-                due |= dict.fromkeys(AFTER_EVENTS, 0.0)
-            for path, at in due.items():
-                if time.monotonic() >= at:
-                    http.get(path).raise_for_status()
-                    counts[number] += 1
-                    due[path] = time.monotonic() + POLLS[path]
-            time.sleep(0.2)
-
-
-def _follow(http: httpx.Client, ends: float, news: threading.Event) -> None:
-    with suppress(httpx.TransportError), http.stream("GET", "/stream") as stream:
-        # Ended by closing the client, as leaving a page does.
-        for line in stream.iter_lines():
-            if line.startswith("event:"):
-                news.set()
-            if time.monotonic() >= ends:
-                return
 
 
 if __name__ == "__main__":

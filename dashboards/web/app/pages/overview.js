@@ -13,7 +13,7 @@ import { Link, to } from "../router.js";
 import { threadStyle } from "../threads.js";
 
 const KEPT = 150;
-const GAP = 5000; // a busy cluster has many events a second
+const GAP = 10_000; // a busy cluster has many events a second, and many who look at it
 const WINDOWS = [["15 min", 900], ["1 h", 3600], ["6 h", 21600], ["24 h", 86400], ["7 d", 604800]];
 
 export function OverviewPage() {
@@ -23,7 +23,7 @@ export function OverviewPage() {
     const view = await get("/cluster", { signal });
     past.current = [...past.current, view].slice(-KEPT);
     return view;
-  }, { every: 2000, concerns: () => false });
+  }, { every: 4000, concerns: () => false });
   const jobs = useRunning();
   const queues = useLive((signal) => get("/queues", { signal }), { every: 15_000, gap: GAP });
   const timeline = useLive((signal) => get(`/timeline?seconds=${seconds}`, { signal }), { key: String(seconds), every: 10_000, gap: GAP });
