@@ -55,7 +55,7 @@ from workers.store_access import is_in_process
 
 _TICK_SECONDS = 0.25
 _VIEW_SECONDS = 1.0
-_REASONS_SECONDS = 5.0
+_REASONS_SECONDS = 2.0
 _MOST_REASONS = 200
 """Waiting jobs whose reason is written down at a time."""
 _STAGING = "service"

@@ -43,9 +43,9 @@ def routes(service: Service) -> APIRouter:
         return WorkerListing(workers=list(view().workers))
 
     @router.get("/queues", response_model=QueueListing, summary="Queues")
-    def queues() -> Response:
+    async def queues() -> Response:
         """Those that something was set for, and those that jobs were submitted to. Shares may be a second old."""
-        return listings.respond(service.reader.last_sequence(), listing)
+        return await listings.respond(service.journal.num_told, listing)
 
     def listing() -> QueueListing:
         states: dict[str, dict[JobState, int]] = {}

@@ -49,7 +49,7 @@ def routes(service: Service) -> APIRouter:
     lists = SharedAnswers[bytes](keep_seconds=_KEEP_SECONDS)
 
     @router.get("/jobs", response_model=JobPage, summary="List jobs")
-    def listed(
+    async def listed(
         request: Request,
         state: Annotated[list[JobState], Query(default_factory=list, description="One of these; repeatable")],
         label: Annotated[list[str], Query(default_factory=list, max_length=16, description="`key=value`; repeatable")],
@@ -78,7 +78,7 @@ def routes(service: Service) -> APIRouter:
             return JobPage(jobs=[item(job, at) for job in page.items], after=page.after)
 
         # Many open pages ask the same. Whatever happened to a job is an event, so what is shared misses none.
-        return lists.respond((reader.last_sequence(), request.url.query), make)
+        return await lists.respond((service.journal.num_told, request.url.query), make)
 
     @router.get("/jobs/{job_id}", responses=problems(404, 409), summary="One job with all that is known of it")
     def one(job_id: JobId) -> JobDetail:

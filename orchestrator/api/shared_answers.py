@@ -10,6 +10,7 @@ from typing import Generic, TypeVar
 
 from fastapi import Response
 from pydantic import BaseModel
+from starlette.concurrency import run_in_threadpool
 
 Answer = TypeVar("Answer")
 
@@ -52,6 +53,17 @@ class SharedAnswers(Generic[Answer]):
                 mine.set_exception(error)
         return theirs.result()
 
-    def respond(self: SharedAnswers[bytes], key: Hashable, make: Callable[[], BaseModel]) -> Response:
-        """The answer as JSON, written out once for all who ask."""
-        return Response(self.get(key, lambda: make().model_dump_json().encode()), media_type="application/json")
+    def known(self, key: Hashable) -> Answer | None:
+        """The answer, where there is one that is not too old; never waits."""
+        with self._lock:
+            at, answer = self._known.get(key, (float("-inf"), None))
+        if answer is None or self._now() - at >= self._keep_seconds or not answer.done() or answer.exception():
+            return None
+        return answer.result()
+
+    async def respond(self: SharedAnswers[bytes], key: Hashable, make: Callable[[], BaseModel]) -> Response:
+        """The answer as JSON, written out once for all who ask; made in a thread, and from there on without one."""
+        content = self.known(key)
+        if content is None:
+            content = await run_in_threadpool(self.get, key, lambda: make().model_dump_json().encode())
+        return Response(content, media_type="application/json")

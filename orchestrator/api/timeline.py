@@ -24,7 +24,7 @@ def routes(service: Service) -> APIRouter:
     listings = SharedAnswers[bytes](keep_seconds=_KEEP_SECONDS)
 
     @router.get("/timeline", response_model=Timeline, tags=["cluster"], summary="Which jobs were on which worker")
-    def timeline(
+    async def timeline(
         seconds: Annotated[int, Query(ge=60, le=_LONGEST_SECONDS, description="How far to look back")] = 3600,
     ) -> Response:
         """Attempts of the last while, the newest first. May be two seconds old."""
@@ -39,10 +39,10 @@ def routes(service: Service) -> APIRouter:
                 is_whole=len(found) <= _MOST_SPANS,
             )
 
-        return timelines.respond(seconds, make)
+        return await timelines.respond(seconds, make)
 
     @router.get("/sweeps", response_model=SweepListing, tags=["jobs"], summary="Sweeps")
-    def sweeps() -> Response:
+    async def sweeps() -> Response:
         """Those that were submitted last, the newest first. May be two seconds old."""
 
         def make() -> SweepListing:
@@ -58,7 +58,7 @@ def routes(service: Service) -> APIRouter:
                 ]
             )
 
-        return listings.respond(None, make)
+        return await listings.respond(None, make)
 
     @router.get("/caller", tags=["service"], summary="Who asks")
     async def caller(caller: CallerOf) -> CallerItem:

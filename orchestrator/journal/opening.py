@@ -41,6 +41,8 @@ class OpenJournal(JournalReader):
         self.path = path
         self.on_commit: Callable[[float], None] = lambda _seconds: None
         """Told of the seconds that each transaction took, from having its turn until it was durable."""
+        self.num_told = 0
+        """Transactions with events so far: whatever happens to a job changes it."""
         # The database would have them wait as well, but asks again only now and then, and in no order.
         self._turn = threading.Lock()
         try:
@@ -85,7 +87,11 @@ class OpenJournal(JournalReader):
             with self._turn:
                 began = time.perf_counter()
                 with self._engine.execution_options(writes=True).begin() as connection:
+                    connection.info.pop(statements.TOLD, None)
                     yield connection
+                    has_told = connection.info.pop(statements.TOLD, False)
+                # Once it is there to be read, and before its caller goes on.
+                self.num_told += has_told
                 self.on_commit(time.perf_counter() - began)
         except DatabaseError as error:
             if isinstance(error.orig, sqlite3.Error) and error.orig.sqlite_errorcode == sqlite3.SQLITE_FULL:

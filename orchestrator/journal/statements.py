@@ -14,6 +14,9 @@ from jobs.records import Event, JobProgress, JobState
 from orchestrator.journal.errors import JournalError, NoSuchJob, StaleAttempt
 from orchestrator.journal.tables import attempts, events, jobs, settings
 
+TOLD = "told"
+"""In a connection's `info`: the transaction has added an event."""
+
 
 def find(connection: Connection, job_id: str) -> RowMapping:
     """A job's row.
@@ -123,6 +126,7 @@ def event(connection: Connection, job_id: str, state: JobState, reason: str, mes
     """Add an event."""
     values = {"job_id": job_id, "time_unix_seconds": at, "reason": reason, "message": message}
     inserted = connection.execute(insert(events).values(**values, state=state.value))
+    connection.info[TOLD] = True
     (sequence,) = inserted.inserted_primary_key or (0,)
     return Event(**values, state=state, sequence=sequence)
 

@@ -14,6 +14,7 @@ from jobs.field_types import NAME_PATTERN
 from jobs.records import JobState
 from orchestrator.journal.errors import JournalError, KeyConflict
 from orchestrator.journal.records import Submission, SubmissionKey
+from orchestrator.journal.statements import TOLD
 from orchestrator.journal.tables import events, job_labels, jobs, names, submissions
 
 
@@ -84,6 +85,7 @@ def insert_jobs(connection: Connection, rows: Sequence[dict[str, Any]]) -> list[
         for row in whole
     ]
     connection.execute(insert(events), told)
+    connection.info[TOLD] = True
     labels = [
         {"key": key, "value": value, "submitted": row["submitted"]}
         for row in whole

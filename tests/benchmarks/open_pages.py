@@ -16,13 +16,13 @@ import httpx
 from orchestrator.api.service import PREFIX
 
 POLLS = {
-    # In seconds.
+    # In seconds. All but the first change by events alone, or slowly.
     "/cluster": 4.0,
-    "/jobs?state=RUNNING&state=STARTING&limit=200": 5.0,
-    "/queues": 15.0,
-    "/timeline?seconds=3600": 10.0,
-    "/jobs?state=PENDING&state=RECOVERING&sort=-priority&limit=6": 20.0,
-    "/jobs?state=FAILED&sort=-ended&limit=6": 20.0,
+    "/jobs?state=RUNNING&state=STARTING&limit=200": 10.0,
+    "/queues": 30.0,
+    "/timeline?seconds=3600": 15.0,
+    "/jobs?state=PENDING&state=RECOVERING&sort=-priority&limit=6": 60.0,
+    "/jobs?state=FAILED&sort=-ended&limit=6": 60.0,
 }
 AFTER_EVENTS = [path for path in POLLS if path != "/cluster"]
 GAP_SECONDS = 10.0

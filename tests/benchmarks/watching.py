@@ -20,6 +20,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import httpx
+import psutil
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -58,14 +59,17 @@ def main() -> None:
                 "scraped": lambda: _scraped(served.url),
             }
             times: dict[str, list[float]] = {name: [] for name in ways}
+            cores: dict[str, list[float]] = {name: [] for name in ways}
             for number in range(options.repeats):
                 for name in list(ways) if number % 2 == 0 else reversed(list(ways)):
                     with ways[name]():  # type: ignore[attr-defined]
+                        before, began = _cpu_seconds(served), time.monotonic()
                         times[name].append(_pack_seconds(served.url, options.seconds))
+                        cores[name].append((_cpu_seconds(served) - before) / (time.monotonic() - began))
             assert len(states(client)) == _JOBS
         finally:
             served.close()
-    print(json.dumps(_result(times, options.pages), indent=2))
+    print(json.dumps(_result(times, cores, options.pages), indent=2))
 
 
 def _specs() -> str:
@@ -108,6 +112,13 @@ def _pack_seconds(url: str, seconds: float) -> float:
     return (now_total - total) / (now_count - count)
 
 
+def _cpu_seconds(served: Served) -> float:
+    """Processor time that the service has taken; workers and Ray are processes of their own."""
+    assert served.process is not None
+    times = psutil.Process(served.process.pid).cpu_times()
+    return times.user + times.system
+
+
 @contextmanager
 def _scraped(url: str) -> Iterator[None]:
     over = threading.Event()
@@ -125,7 +136,9 @@ def _scraped(url: str) -> Iterator[None]:
         thread.join()
 
 
-def _result(times: Mapping[str, Sequence[float]], pages: int) -> dict[str, object]:
+def _result(
+    times: Mapping[str, Sequence[float]], cores: Mapping[str, Sequence[float]], pages: int
+) -> dict[str, object]:
     """Shares of training throughput; each phase against the quiet one of its own round."""
 
     def lost(name: str) -> float:
@@ -133,6 +146,9 @@ def _result(times: Mapping[str, Sequence[float]], pages: int) -> dict[str, objec
 
     return {
         "pack_seconds": {name: [round(one, 4) for one in found] for name, found in times.items()},
+        "core_seconds_per_second_of_the_service": {
+            name: round(statistics.median(found), 4) for name, found in cores.items()
+        },
         "pages": pages,
         "lost_to_pages_on_one_core": round(lost("pages"), 4),
         "lost_to_a_scrape_every_second_on_one_core": round(lost("scraped"), 4),

@@ -25,8 +25,8 @@ export function OverviewPage() {
     return view;
   }, { every: 4000, concerns: () => false });
   const jobs = useRunning();
-  const queues = useLive((signal) => get("/queues", { signal }), { every: 15_000, gap: GAP });
-  const timeline = useLive((signal) => get(`/timeline?seconds=${seconds}`, { signal }), { key: String(seconds), every: 10_000, gap: GAP });
+  const queues = useLive((signal) => get("/queues", { signal }), { every: 30_000, gap: GAP });
+  const timeline = useLive((signal) => get(`/timeline?seconds=${seconds}`, { signal }), { key: String(seconds), every: 15_000, gap: GAP });
   const choose = html`<${Tabs} label="How far back" choices=${WINDOWS} value=${seconds} onChoose=${setSeconds} />`;
   return html`<${Page} title="Overview">
     <${Summary} cluster=${cluster.data} past=${past.current} queues=${queues.data} />
@@ -107,7 +107,7 @@ function Queues({ queues }) {
 }
 
 function Few({ title, query, none }) {
-  const live = useLive((signal) => get(`/jobs?${query}&limit=6`, { signal }), { key: query, every: 20_000, gap: GAP });
+  const live = useLive((signal) => get(`/jobs?${query}&limit=6`, { signal }), { key: query, every: 60_000, gap: GAP });
   const all = html`<${Link} href=${to.jobs(query)} aria-label=${`All jobs: ${word(title)}`}>All<//>`;
   return html`<${Panel} title=${title} aside=${all}>
     <${Known} live=${live} what="jobs">${({ jobs }) =>

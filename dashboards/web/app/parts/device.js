@@ -12,7 +12,7 @@ const PARTS = ["base", "adapters", "activations", "free"].map((name) => [name, `
 
 /** Jobs that workers have, by id. */
 export function useRunning() {
-  const live = useLive((signal) => get("/jobs?state=RUNNING&state=STARTING&limit=200", { signal }), { every: 5000, gap: 5000 });
+  const live = useLive((signal) => get("/jobs?state=RUNNING&state=STARTING&limit=200", { signal }), { every: 10_000, gap: 5000 });
   return new Map((live.data?.jobs ?? []).map((job) => [job.id, job]));
 }
 
