@@ -29,15 +29,28 @@ class Packed:
 
     name = "packed"
 
-    def __init__(self, setting: Setting, *, num_measured_packs: int = 0) -> None:
+    def __init__(self, setting: Setting, *, num_measured_packs: int = 0, save_steps: int | None = None) -> None:
+        """Load the base and queue the jobs.
+
+        Args:
+            setting: Which jobs.
+            num_measured_packs: First packs whose memory is measured.
+            save_steps: Steps between two checkpoints; none are written where `None`.
+        """
         specs, data = job_specs(setting), job_data(setting)
+        if save_steps is not None:
+            training = [spec.training.model_copy(update={"save_steps": save_steps}) for spec in specs]
+            specs = [spec.model_copy(update={"training": one}) for spec, one in zip(specs, training, strict=True)]
         self._staging = tempfile.TemporaryDirectory()
         self.worker = Worker(
             "bench",
             read_blueprint(specs[0].model).key,
             # Admission is not what is timed here: everything fits, and no pack is slowed to look at its memory.
             WorkerSettings(
-                staging_dir=Path(self._staging.name), capacity_bytes=2**50, num_measured_packs=num_measured_packs
+                staging_dir=Path(self._staging.name),
+                checkpoints_dir=Path(self._staging.name) / "checkpoints" if save_steps is not None else None,
+                capacity_bytes=2**50,
+                num_measured_packs=num_measured_packs,
             ),
             load_data=lambda spec, key: data[spec.name],
         )
@@ -69,6 +82,10 @@ class Packed:
             ends = [report.message for report in reports if isinstance(report, StateReport)]
             raise RuntimeError(f"the worker ran {ran} tokens and labels, not {expected}: {ends}")
         return seconds
+
+    def settle(self) -> None:
+        """Wait until all checkpoints that were begun are on the disk."""
+        self.worker._take_saved(self.worker._saver.collect(wait=True))
 
     def close(self) -> None:
         """Remove the staging folder."""

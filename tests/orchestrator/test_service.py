@@ -71,8 +71,11 @@ def test_jobs_are_submitted_paused_resumed_cancelled_and_their_adapters_download
     for file in client.artifacts("job-2").files:
         (folder / file.name).write_bytes(b"".join(client.artifact_chunks("job-2", file)))
     assert verify(folder)["metrics"]["step"] == 6
-    view = client.cluster()
-    assert [sharer.name for worker in view.workers for sharer in worker.sharers] == ["job-0"]
+    # The view is made once a second, and may be of before it went on.
+    served.until(
+        lambda: [sharer.name for worker in client.cluster().workers for sharer in worker.sharers] == ["job-0"],
+        "job-0 is seen on its worker",
+    )
     client.retry("job-1")
     served.until(lambda: states(client)["job-1"] is JobState.RUNNING, "job-1 is tried again")
     client.cancel("job-0")
