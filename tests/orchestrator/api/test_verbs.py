@@ -149,6 +149,8 @@ def test_looking_on_can_be_left(served: Served, tmp_path: Path, number: int, cod
         env={**ENVIRONMENT, "LORALOOM_URL": served.url},
         stderr=subprocess.PIPE,
         text=True,
+        # A shell that runs the tests in the background has all below it ignore Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert waiting.stderr is not None
     for line in waiting.stderr:
