@@ -42,7 +42,7 @@ def parse_resources(texts: Sequence[str]) -> dict[str, float]:
         typer.BadParameter: One is not, or is of no amount.
     """
     resources: dict[str, float] = {}
-    for name, value in _pairs(texts, option="--worker-resource", example="disk=1"):
+    for name, value in _pairs(texts, option="--worker-resource", example="disk=1").items():
         amount = math.nan
         with suppress(ValueError):
             amount = float(value)
@@ -60,10 +60,10 @@ def parse_labels(texts: Sequence[str]) -> dict[str, str]:
     Raises:
         typer.BadParameter: One is not.
     """
-    return dict(_pairs(texts, option="--node-label", example="market-type=spot"))
+    return _pairs(texts, option="--node-label", example="market-type=spot")
 
 
-def _pairs(texts: Sequence[str], *, option: str, example: str) -> list[tuple[str, str]]:
+def _pairs(texts: Sequence[str], *, option: str, example: str) -> dict[str, str]:
     pairs: dict[str, str] = {}
     for text in texts:
         name, equals, value = text.partition("=")
@@ -72,4 +72,4 @@ def _pairs(texts: Sequence[str], *, option: str, example: str) -> list[tuple[str
         if name in pairs:
             raise typer.BadParameter(f"{name!r} is named twice", param_hint=option)
         pairs[name] = value
-    return list(pairs.items())
+    return pairs

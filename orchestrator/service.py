@@ -298,7 +298,7 @@ class _Service:
         if not has_workers:
             self.wake.wait(_TICK_SECONDS)
         self._monitoring.recorder.turned(scheduler.tick_seconds)
-        keeper.look_after(lambda: scheduler.num_workers + scheduler.wanted_devices)
+        keeper.look_after(scheduler.num_workers + scheduler.wanted_devices)
         now = time.monotonic()
         if now - self._viewed_at >= _VIEW_SECONDS:
             self._viewed_at = now

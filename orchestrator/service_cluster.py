@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -87,19 +86,18 @@ class ClusterKeeper:
             from orchestrator.clusters.in_process import InProcessCluster
 
             self.executor = "in this process, without Ray"
+            """What carries the workers, for people."""
             self.cluster = InProcessCluster(host_devices(resources.workers_per_node or 1))
             return
         # Says which Ray is meant before anything imports it.
         if ray_address is None:
-            options = DaemonOptions()
-            if object_store_bytes is not None:
-                options = replace(options, object_store_bytes=object_store_bytes)
+            stated = object_store_bytes is not None
+            options = DaemonOptions(object_store_bytes=object_store_bytes) if stated else DaemonOptions()
             self._daemon = RayDaemon(data_dir, options)
         self.may_train = self._daemon is None or self._daemon.find() is not None
         from orchestrator.clusters.ray_service import RayService
 
         self.executor = f"Ray at {ray_address}" if ray_address else "a Ray of its own"
-        """What carries the workers, for people."""
         self.cluster = RayService(
             service_id,
             daemon=self._daemon,
@@ -108,10 +106,10 @@ class ClusterKeeper:
             lease_seconds=lease_seconds,
         )
 
-    def look_after(self, wanted_devices: Callable[[], int]) -> None:
+    def look_after(self, wanted_devices: int) -> None:
         """Make it anew where it is gone; else ask for as many devices as could be used."""
         if self.cluster.is_alive:
-            self.cluster.request_devices(wanted_devices())
+            self.cluster.request_devices(wanted_devices)
             return
         if time.monotonic() - self._rebuilt_at < _REBUILD_SECONDS:
             time.sleep(_PAUSE_SECONDS)

@@ -36,11 +36,8 @@ class SharedAnswers(Generic[Answer]):
         Who asks for something else does not wait.
         """
         with self._lock:
-            at = self._now()
-            self._known = {one: entry for one, entry in self._known.items() if at - entry[0] < self._keep_seconds}
-            if key in self._known:
-                mine, theirs = None, self._known[key][1]
-            else:
+            at, mine, theirs = self._now(), None, self._kept(key)
+            if theirs is None:
                 mine = theirs = Future[Answer]()
                 self._known[key] = (at, mine)
         if mine is not None:
@@ -56,10 +53,8 @@ class SharedAnswers(Generic[Answer]):
     def known(self, key: Hashable) -> Answer | None:
         """The answer, where there is one that is not too old; never waits."""
         with self._lock:
-            at, answer = self._known.get(key, (float("-inf"), None))
-        if answer is None or self._now() - at >= self._keep_seconds or not answer.done() or answer.exception():
-            return None
-        return answer.result()
+            kept = self._kept(key)
+        return kept.result() if kept is not None and kept.done() and not kept.exception() else None
 
     async def respond(self: SharedAnswers[bytes], key: Hashable, make: Callable[[], BaseModel]) -> Response:
         """The answer as JSON, written out once for all who ask; made in a thread, and from there on without one."""
@@ -67,3 +62,9 @@ class SharedAnswers(Generic[Answer]):
         if content is None:
             content = await run_in_threadpool(self.get, key, lambda: make().model_dump_json().encode())
         return Response(content, media_type="application/json")
+
+    def _kept(self, key: Hashable) -> Future[Answer] | None:
+        """The answer, or its promise, that is not too old; all that are go."""
+        at = self._now()
+        self._known = {one: entry for one, entry in self._known.items() if at - entry[0] < self._keep_seconds}
+        return self._known[key][1] if key in self._known else None

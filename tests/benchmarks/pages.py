@@ -17,16 +17,19 @@ import time
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+import httpx
 from playwright.sync_api import expect
 
 from jobs.records import JobState
 from orchestrator.api.app import build_app
 from orchestrator.api.server import HttpServer
+from orchestrator.api.service import PREFIX
 from orchestrator.journal import Journal
 from tests.benchmarks.api import submit
-from tests.benchmarks.open_pages import open_pages
+from tests.benchmarks.open_pages import POLLS, open_pages
 from tests.web.browsing import open_browser, visit
 
+_REQUESTS = 500
 EVENT_SECONDS = 5.0
 """Between two jobs that change their state: after an event open pages ask again."""
 
@@ -46,6 +49,7 @@ def main() -> None:
         url = ours.recv()
         found: dict[str, object] = {"jobs": options.jobs, "load_average": os.getloadavg()[0]}
         found |= _browse(url, options.repeats)
+        found["request_milliseconds"] = _request_milliseconds(url, ours)
         found |= _open_pages(url, options.pages, options.seconds, ours)
         ours.send("stop")
         process.join()
@@ -96,6 +100,21 @@ def _browse(url: str, repeats: int) -> dict[str, float]:
         "filter_median_seconds": round(statistics.median(filtered), 2),
         "filter_worst_seconds": round(max(filtered), 2),
     }
+
+
+def _request_milliseconds(url: str, orders: Connection) -> dict[str, float]:
+    """Processor time of the service for one request of each kind, asked for again and again within the second."""
+    found = {}
+    with httpx.Client(base_url=url + PREFIX, timeout=60, trust_env=False) as http:
+        for path in POLLS:
+            http.get(path).raise_for_status()
+            orders.send("cpu")
+            before = orders.recv()
+            for _ in range(_REQUESTS):
+                http.get(path).raise_for_status()
+            orders.send("cpu")
+            found[path] = round((orders.recv() - before) / _REQUESTS * 1000, 2)
+    return found
 
 
 def _open_pages(url: str, pages: int, seconds: float, orders: Connection) -> dict[str, float]:

@@ -16,11 +16,10 @@ import time
 from contextlib import closing
 from pathlib import Path
 
-import yaml
-
+from tests.benchmarks.endless import endless_jobs
 from tests.faults.nursery import Nursery
 from tests.faults.runs import STEP, Run
-from tests.real_inputs import data_file, require, smollm2_dir
+from tests.real_inputs import require
 
 _JOBS = 4
 
@@ -33,7 +32,7 @@ def main() -> None:
     require()
     with tempfile.TemporaryDirectory(prefix="loraloom-bench-") as folder, closing(Nursery()) as nursery:
         specs = Path(folder) / "jobs.yaml"
-        specs.write_text(_specs())
+        specs.write_text(endless_jobs(_JOBS, save_steps=5, logging_steps=1))
         run = Run(nursery, specs, Path(folder) / "run", options=("--workers", "1"))
         run.start()
         seconds = []
@@ -49,25 +48,6 @@ def main() -> None:
         run.signal(signal.SIGTERM)
         run.wait()
     print(json.dumps({"jobs": _JOBS, "seconds": seconds, "median": statistics.median(seconds)}))
-
-
-def _specs() -> str:
-    return yaml.safe_dump_all(
-        {
-            "name": f"job-{number}",
-            "model": {"model_name_or_path": str(smollm2_dir()), "dtype": "float32"},
-            "lora": {"r": 8, "target_modules": "all-linear"},
-            "datasets": [{"path": str(data_file("trec-coarse.train.jsonl"))}],
-            "training": {
-                "max_steps": 100_000,
-                "per_device_train_batch_size": 1,
-                "save_steps": 5,
-                "logging_steps": 1,
-                "seed": number,
-            },
-        }
-        for number in range(_JOBS)
-    )
 
 
 if __name__ == "__main__":

@@ -21,12 +21,12 @@ from pathlib import Path
 
 import httpx
 import psutil
-import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.benchmarks.endless import endless_jobs
 from tests.benchmarks.open_pages import open_pages
 from tests.orchestrator.served import Served, states, submit
-from tests.real_inputs import data_file, require, smollm2_dir
+from tests.real_inputs import require
 
 _JOBS = 8
 _SCRAPE_SECONDS = 1.0
@@ -50,7 +50,7 @@ def main() -> None:
             client = served.start()
             os.sched_setaffinity(0, {second})
             specs = Path(folder) / "jobs.yaml"
-            specs.write_text(_specs())
+            specs.write_text(endless_jobs(_JOBS, save_steps=1000, logging_steps=10))
             submit(client, specs)
             served.until(lambda: _packs(served.url)[0] > 20, "all train")
             ways: dict[str, Callable[[], object]] = {
@@ -70,26 +70,6 @@ def main() -> None:
         finally:
             served.close()
     print(json.dumps(_result(times, cores, options.pages), indent=2))
-
-
-def _specs() -> str:
-    model, data = smollm2_dir(), data_file("trec-coarse.train.jsonl")
-    return yaml.safe_dump_all(
-        {
-            "name": f"job-{number}",
-            "model": {"model_name_or_path": str(model), "dtype": "float32"},
-            "lora": {"r": 8, "target_modules": "all-linear"},
-            "datasets": [{"path": str(data)}],
-            "training": {
-                "max_steps": 1_000_000,
-                "per_device_train_batch_size": 1,
-                "save_steps": 1000,
-                "logging_steps": 10,
-                "seed": number,
-            },
-        }
-        for number in range(_JOBS)
-    )
 
 
 def _packs(url: str) -> tuple[float, float]:
