@@ -7,6 +7,7 @@ asks it does none of that: it stays small for months, and what hangs or dies the
 from __future__ import annotations
 
 import multiprocessing
+import signal
 import time
 from collections import deque
 from collections.abc import Callable
@@ -131,6 +132,8 @@ def check_jobs(connection: Connection) -> None:
     from orchestrator.clusters.host import quiet_libraries
     from workers.preflight import Preflight
 
+    # Of Ctrl-C in a terminal the service hears as well, and ends this process.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     quiet_libraries()
     preflight = Preflight()
     # Whoever asks may be killed at any moment.
