@@ -129,7 +129,7 @@ def load(folder: Path, record: CheckpointRecord, expected: CheckpointIdentity) -
         factors = _pairs(decode(contents[artifact.WEIGHTS]), _PREFIX)
         state = json.loads(contents[STATE])
         slots = decode(contents[OPTIMIZER])
-        return JobSnapshot(
+        snapshot = JobSnapshot(
             identity=manifest.identity,
             surroundings=manifest.surroundings,
             peft_config=json.loads(contents[artifact.CONFIG]),
@@ -138,6 +138,8 @@ def load(folder: Path, record: CheckpointRecord, expected: CheckpointIdentity) -
             gradients=_pairs(decode(contents[GRADIENTS]), "") if GRADIENTS in contents else None,
             standing=from_json(state),
         )
+        snapshot.require_alike()
+        return snapshot
     except (ValueError, TypeError, KeyError) as error:
         # Its bytes are those that were written, so it was written by other code.
         raise CheckpointMismatchError(path, f"was written by another version: {error}") from error

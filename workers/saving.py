@@ -1,15 +1,16 @@
 """When a worker's jobs are saved, and what they go on from.
 
 Snapshots are taken on the thread that trains, which holds the jobs still for as long as copying takes; files are
-written, and uploaded where there is a store, on one thread beside it. A job has one save under way at most: what falls
-due meanwhile is done at the next boundary after it, so that a slow disk or network never stops the neighbours.
+written, and uploaded where there is a store, on one thread beside it. A job has one save under way at most, and all
+jobs together have few: what falls due meanwhile is done at the next boundary after it, so that a slow disk or network
+never stops the neighbours, and copies that wait for it never take the memory that they train in.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -32,6 +33,9 @@ from workers.storage import Storage
 
 RETRY_SECONDS = 5.0
 """Between two tries of a job that waits for room on the disk, or for the store."""
+
+_MOST_BYTES = 512 * 2**20
+"""Of copies that wait to be written or are being written; a larger one by itself."""
 
 Position = tuple[int, int]
 """Step, and micro-batch of the next one."""
@@ -105,6 +109,8 @@ class JobSaver:
         """Artifacts under way, by job id."""
         self._is_store_found = False
         self._jobs: dict[str, _Enrolled] = {}
+        self._held_bytes: dict[Future[Any], int] = {}
+        """Of copies that may still be in memory."""
         self._writer = ThreadPoolExecutor(1, "saving")
 
     def prepare(self, assignment: Assignment) -> None:
@@ -175,10 +181,13 @@ class JobSaver:
     def save_due(self, runs: Iterable[JobRun], *, leaving: Collection[str] = ()) -> None:
         """Begin to save those that stand between two steps and have passed a multiple of their `save_steps`.
 
+        Those that have waited longest come first; whom there is no room for waits for the next boundary.
+
         Args:
             runs: All that are here.
             leaving: Ids of jobs that are saved wherever they stand, half-done accumulations too.
         """
+        due = []
         for run in runs:
             job = self._jobs.get(run.job_id)
             if job is None or job.under_way is not None:
@@ -192,6 +201,9 @@ class JobSaver:
                 if is_due and _position(run) == job.saved_at:
                     job.held_for, is_due = None, False
             if is_due:
+                due.append((run, job))
+        for run, job in sorted(due, key=lambda one: one[1].saved_at[0] - one[0].step):
+            if self._is_room_for(run):
                 self._begin(run, job)
 
     def save_all(self, runs: Iterable[JobRun]) -> list[Saved]:
@@ -203,6 +215,8 @@ class JobSaver:
         results = self.collect(wait=True)
         for run, job in known:
             if _position(run) != job.saved_at:
+                while not self._is_room_for(run):
+                    wait(self._held_bytes, return_when=FIRST_COMPLETED)
                 self._begin(run, job)
         return results + self.collect(wait=True)
 
@@ -292,6 +306,10 @@ class JobSaver:
         free, needed = free_bytes(self._root), job.held_for.needed_bytes
         return free is None or needed is None or free >= needed
 
+    def _is_room_for(self, run: JobRun) -> bool:
+        self._held_bytes = {future: held for future, held in self._held_bytes.items() if not future.done()}
+        return not self._held_bytes or sum(self._held_bytes.values()) + _snapshot_bytes(run) <= _MOST_BYTES
+
     def _begin(self, run: JobRun, job: _Enrolled) -> None:
         assert self._root is not None
         began = time.monotonic()
@@ -299,6 +317,7 @@ class JobSaver:
         copied_seconds = time.monotonic() - began
         job.position = (snapshot.standing.step, snapshot.standing.micro_batch)
         job.under_way = self._writer.submit(self._write, snapshot, self._root / run.job_id, copied_seconds)
+        self._held_bytes[job.under_way] = _snapshot_bytes(run)
 
     def _write(self, snapshot: JobSnapshot, folder: Path, copied_seconds: float) -> tuple[CheckpointRecord, float]:
         began = time.monotonic()
@@ -332,6 +351,12 @@ def _resumed(
         quarantined=quarantined,
         differences=differences,
     )
+
+
+def _snapshot_bytes(run: JobRun) -> int:
+    """What a copy of the job takes, wherever it stands."""
+    parts = 1 + len(run.optimizer.state.moments) + (run.standing.accumulation is not None)
+    return parts * run.adapter.values.nbytes
 
 
 def _position(run: JobRun) -> Position:

@@ -8,13 +8,11 @@ Shape suffixes: R rank, I input features, O output features of a linear.
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from jobs.checkpoints import CheckpointIdentity, Surroundings
@@ -81,7 +79,7 @@ class Standing:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class JobSnapshot:
-    """One job at one instant. Made by `take`, which copies; the constructor itself does not."""
+    """One job at one instant."""
 
     identity: CheckpointIdentity
     surroundings: Surroundings
@@ -102,6 +100,13 @@ class JobSnapshot:
         """
         if (self.gradients is None) != (self.standing.accumulation is None):
             raise ValueError("gradients and standing.accumulation come together: both for a half-done batch, or none")
+
+    def require_alike(self) -> None:
+        """Refuse moments and gradients that are not of the factors' modules, shapes and dtypes.
+
+        Raises:
+            ValueError: They are not; says which.
+        """
         for part, modules in self._companions():
             if modules.keys() != self.factors.keys():
                 raise ValueError(f"{part} are of other modules than the factors")
@@ -113,30 +118,6 @@ class JobSnapshot:
                             f"{part} of {name} are {tuple(tensor.shape)} {tensor.dtype}, its factor is "
                             f"{tuple(like.shape)} {like.dtype}"
                         )
-
-    @classmethod
-    def take(
-        cls,
-        *,
-        identity: CheckpointIdentity,
-        surroundings: Surroundings,
-        peft_config: Mapping[str, Any],
-        factors: Modules,
-        moments: Mapping[str, Modules],
-        gradients: Modules | None,
-        standing: Standing,
-    ) -> JobSnapshot:
-        """Copy live tensors and values. Takes as long as copying memory takes; writing to disk is for later."""
-        copies = _Copies([factors, *moments.values(), *([gradients] if gradients is not None else [])])
-        return cls(
-            identity=identity,
-            surroundings=copy.deepcopy(surroundings),
-            peft_config=copy.deepcopy(dict(peft_config)),
-            factors=copies.of(factors),
-            moments={name: copies.of(modules) for name, modules in moments.items()},
-            gradients=copies.of(gradients) if gradients is not None else None,
-            standing=replace(standing, schedule=copy.deepcopy(dict(standing.schedule))),
-        )
 
     @property
     def tensor_bytes(self) -> int:
@@ -155,42 +136,6 @@ def tensors(modules: Modules) -> Iterator[Tensor]:
     for pair in modules.values():
         yield pair.a_RI
         yield pair.b_OR
-
-
-class _Copies:
-    """Copies on the CPU, one transfer for each storage that the job fills, as it does its flat adapter's.
-
-    Hundreds of small transfers from a GPU would take longer than some steps do. Layouts stay as they are.
-    """
-
-    def __init__(self, parts: list[Modules]) -> None:
-        self._used_bytes: dict[_StorageKey, int] = {}
-        for tensor in (tensor for modules in parts for tensor in tensors(modules)):
-            key = _storage(tensor)
-            self._used_bytes[key] = self._used_bytes.get(key, 0) + tensor.nbytes
-        self._whole: dict[_StorageKey, Tensor] = {}
-
-    def of(self, modules: Modules) -> Modules:
-        return {name: Pair(a_RI=self._copy(pair.a_RI), b_OR=self._copy(pair.b_OR)) for name, pair in modules.items()}
-
-    def _copy(self, tensor: Tensor) -> Tensor:
-        tensor = tensor.detach()
-        storage = tensor.untyped_storage()
-        # A storage that others share, such as a stack of many jobs' adapters, would be mostly theirs.
-        key = _storage(tensor)
-        if storage.nbytes() > 2 * self._used_bytes[key]:
-            return torch.empty(tensor.shape, dtype=tensor.dtype).copy_(tensor)
-        if key not in self._whole:
-            whole = torch.empty(0, dtype=tensor.dtype, device=tensor.device).set_(storage)
-            self._whole[key] = torch.empty(whole.shape, dtype=tensor.dtype).copy_(whole)
-        return self._whole[key].as_strided(tensor.shape, tensor.stride(), tensor.storage_offset())
-
-
-_StorageKey = tuple[torch.device, int, torch.dtype]
-
-
-def _storage(tensor: Tensor) -> _StorageKey:
-    return tensor.device, tensor.untyped_storage().data_ptr(), tensor.dtype
 
 
 def to_json(standing: Standing) -> dict[str, Any]:

@@ -90,7 +90,7 @@ def build_app(
         limits=limits,
     )
     pruning.finish_deletions(service)
-    hub = EventHub(reader, limits)
+    hub = EventHub(reader, limits, lambda: journal.num_told)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fastapi import APIRouter, Response
+from pydantic import RootModel
 
 from jobs.records import JobState
 from jobs.view import ClusterView
@@ -27,15 +28,17 @@ _NOTHING_YET = ClusterView(
 def routes(service: Service) -> APIRouter:
     """`/cluster`, `/workers`, `/queues`."""
     router = APIRouter(prefix=PREFIX, tags=["cluster"])
+    views = SharedAnswers[bytes](keep_seconds=_KEEP_SECONDS)
     listings = SharedAnswers[bytes](keep_seconds=_KEEP_SECONDS)
 
     def view() -> ClusterView:
         return service.cluster() or _NOTHING_YET
 
-    @router.get("/cluster", summary="Nodes, devices, workers, and who shares what")
-    async def cluster() -> ClusterView:
+    @router.get("/cluster", response_model=ClusterView, summary="Nodes, devices, workers, and who shares what")
+    async def cluster() -> Response:
         """All of it, at one moment."""
-        return view()
+        shown = view()
+        return await views.respond(shown.published_unix_seconds, lambda: RootModel[ClusterView](shown))
 
     @router.get("/workers", summary="Workers alone")
     async def workers() -> WorkerListing:

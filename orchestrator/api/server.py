@@ -15,6 +15,8 @@ from orchestrator.api.streams import EventHub
 
 _BACKLOG = 2048
 _STOP_SECONDS = 5
+_IDLE_SECONDS = 75
+"""A connection that nobody asks anything on is kept so long; a page asks more often."""
 
 
 class _Server(uvicorn.Server):
@@ -64,6 +66,7 @@ class HttpServer:
             log_level="warning",
             access_log=False,
             backlog=_BACKLOG,
+            timeout_keep_alive=_IDLE_SECONDS,
             timeout_graceful_shutdown=_STOP_SECONDS,
             server_header=False,
             proxy_headers=False,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import asdict
 
 from anyio import to_thread
@@ -29,8 +29,16 @@ _RETRY_MILLISECONDS = 2000
 class EventHub:
     """Events of the journal, handed to all who follow. Lives on the event loop of the server."""
 
-    def __init__(self, reader: JournalReader, limits: Limits) -> None:
+    def __init__(self, reader: JournalReader, limits: Limits, num_told: Callable[[], int]) -> None:
+        """Nobody follows yet.
+
+        Args:
+            reader: Of the journal.
+            limits: How many streams there may be, and how long each.
+            num_told: Of the journal: changes whenever there is an event to read, and not before it can be read.
+        """
         self._reader = reader
+        self._num_told = num_told
         self._limits = limits
         self._recent: deque[Event] = deque(maxlen=_KEPT)
         self._from = 0
@@ -114,23 +122,34 @@ class EventHub:
 
     async def _poll(self) -> None:
         """Fetch what is new while anybody follows."""
+        read_at = None
         while self._followers > 0 and not self._closed:
-            try:
-                new = await to_thread.run_sync(lambda: self._reader.events(after=self._upto, limit=_KEPT))
-            except LoraloomError:
-                # As while its disk is away: the next try is not far off.
-                new = ()
-            if new:
-                overflow = len(self._recent) + len(new) - _KEPT
-                if overflow > 0:
-                    kept = [*self._recent, *new]
-                    self._from = kept[overflow - 1].sequence
-                self._recent.extend(new)
-                self._upto = new[-1].sequence
-                news, self._news = self._news, asyncio.Event()
-                news.set()
-            if len(new) < _KEPT:
-                await asyncio.sleep(_POLL_SECONDS)
+            # Taken before the events are, so that what is told in between is read in the next turn.
+            told = self._num_told()
+            if told != read_at:
+                try:
+                    new = await to_thread.run_sync(lambda: self._reader.events(after=self._upto, limit=_KEPT))
+                except LoraloomError:
+                    # As while its disk is away: the next try is not far off.
+                    pass
+                else:
+                    self._hand_out(new)
+                    if len(new) == _KEPT:
+                        continue
+                    read_at = told
+            await asyncio.sleep(_POLL_SECONDS)
+
+    def _hand_out(self, new: Sequence[Event]) -> None:
+        if not new:
+            return
+        overflow = len(self._recent) + len(new) - _KEPT
+        if overflow > 0:
+            kept = [*self._recent, *new]
+            self._from = kept[overflow - 1].sequence
+        self._recent.extend(new)
+        self._upto = new[-1].sequence
+        news, self._news = self._news, asyncio.Event()
+        news.set()
 
 
 def frame(event: Event) -> bytes:

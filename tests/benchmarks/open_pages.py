@@ -80,7 +80,9 @@ class _Page:
     _news: threading.Event = field(default_factory=threading.Event)
 
     def live(self) -> None:
-        with httpx.Client(base_url=self.url + PREFIX, timeout=60, trust_env=False) as http:
+        # A browser keeps its connections for minutes.
+        kept = httpx.Limits(keepalive_expiry=300)
+        with httpx.Client(base_url=self.url + PREFIX, timeout=60, trust_env=False, limits=kept) as http:
             threading.Thread(target=self._follow, args=(http,), daemon=True).start()
             # Pages were not opened all at the same moment.
             due = {path: time.monotonic() + every * (self.number % 10) / 10 for path, every in POLLS.items()}

@@ -91,7 +91,7 @@ def make_snapshot(
     dtype: torch.dtype = torch.float32,
     slots: tuple[str, ...] = ("exp_avg", "exp_avg_sq"),
 ) -> JobSnapshot:
-    return JobSnapshot.take(
+    return JobSnapshot(
         identity=replace(IDENTITY, job_id=job_id, attempt=attempt),
         surroundings=SURROUNDINGS,
         peft_config={"peft_type": "LORA", "r": 2},

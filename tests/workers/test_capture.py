@@ -11,7 +11,7 @@ import torch
 
 from jobs.spec import JobSpec
 from tests.models import Trained, admit, make_data, make_spec, make_worker, tiny_llama
-from tests.workers.snapshots import IDENTITY, SURROUNDINGS
+from tests.workers.snapshots import IDENTITY, SURROUNDINGS, assert_same
 from workers.capture import capture, restore
 from workers.checkpoint import load, save
 from workers.job_run import JobRun
@@ -99,6 +99,22 @@ def test_stopped_after_any_micro_batch_a_job_ends_with_the_same_bytes(training: 
         assert torch.equal(resumed, weights), stop
         assert same == figures, stop
         assert life.rows == whole.rows, stop
+
+
+def test_training_on_changes_nothing_of_a_snapshot(tmp_path: Path) -> None:
+    life = Life(spec_of(), tmp_path / "a", [])
+    for _ in range(11):
+        life.round()
+    snapshot, again = life.snapshot(), life.snapshot()
+    assert snapshot.gradients is not None
+    # Views are made when they are asked for: of one before training goes on, of the other after it.
+    assert_same(snapshot, again)
+    untouched = life.snapshot()
+    while life.round():
+        pass
+    for flat in (life.run.adapter.values.detach(), life.run.adapter.grads, *life.run.optimizer.state.moments.values()):
+        flat.fill_(77.0)
+    assert_same(snapshot, untouched)
 
 
 def test_a_snapshot_can_be_gone_on_from_twice_and_is_not_touched_by_it(tmp_path: Path) -> None:

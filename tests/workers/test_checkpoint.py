@@ -200,7 +200,7 @@ def test_peft_opens_it_and_adds_the_same(tmp_path: Path, build: Any, lora: dict[
         )
         for name, target in targets.items()
     }
-    snapshot = JobSnapshot.take(
+    snapshot = JobSnapshot(
         identity=IDENTITY,
         surroundings=SURROUNDINGS,
         peft_config=peft_config(spec, IDENTITY.base, targets, shapes),

@@ -1,4 +1,4 @@
-"""A snapshot stands still while what it was taken of goes on, and says where a job stands to the last bit."""
+"""A snapshot says where a job stands to the last bit, and its parts fit each other."""
 
 from __future__ import annotations
 
@@ -17,12 +17,11 @@ from tests.workers.snapshots import (
     make_modules,
     make_snapshot,
     make_standing,
-    same_bits,
 )
-from workers.snapshot import Accumulation, JobSnapshot, Pair, from_json, tensors, to_json
+from workers.snapshot import Accumulation, JobSnapshot, Pair, from_json, to_json
 
 
-def take(**changes: Any) -> JobSnapshot:
+def make(**changes: Any) -> JobSnapshot:
     values: dict[str, Any] = {
         "identity": IDENTITY,
         "surroundings": SURROUNDINGS,
@@ -32,46 +31,7 @@ def take(**changes: Any) -> JobSnapshot:
         "gradients": None,
         "standing": make_standing(),
     }
-    return JobSnapshot.take(**values | changes)
-
-
-def test_training_on_changes_nothing_of_it() -> None:
-    factors, moments, gradients = make_modules(0), {"exp_avg": make_modules(1)}, make_modules(9)
-    schedule: dict[str, Any] = {"last_epoch": 3, "base_lrs": [1e-4]}
-    config: dict[str, Any] = {"target_modules": ["q_proj"]}
-    snapshot = take(
-        factors=factors,
-        moments=moments,
-        gradients=gradients,
-        peft_config=config,
-        standing=make_standing(half_done=True, schedule=schedule),
-    )
-    for modules in (factors, moments["exp_avg"], gradients):
-        for tensor in tensors(modules):
-            tensor.fill_(77.0)
-    schedule["base_lrs"].append(2.0)
-    config["target_modules"].clear()
-    assert same_bits(snapshot.factors, make_modules(0))
-    assert same_bits(snapshot.moments["exp_avg"], make_modules(1))
-    assert same_bits(snapshot.gradients, make_modules(9))
-    assert snapshot.standing.schedule == {"last_epoch": 3, "base_lrs": [1e-4]}
-    assert snapshot.peft_config == {"target_modules": ["q_proj"]}
-
-
-def test_a_flat_buffer_is_copied_once_and_a_stack_of_many_jobs_is_not_copied_whole() -> None:
-    flat = {tensor.untyped_storage().data_ptr() for tensor in tensors(take().factors)}
-    assert len(flat) == 1
-    stack = torch.randn(50, 2, 3)
-    pair = Pair(a_RI=stack[7], b_OR=torch.randn(4, 2))
-    snapshot = take(factors={"m": pair}, moments={})
-    assert torch.equal(snapshot.factors["m"].a_RI, stack[7])
-    assert snapshot.factors["m"].a_RI.untyped_storage().nbytes() == stack[7].nbytes
-
-
-def test_parameters_are_copied_without_their_graph() -> None:
-    parameter = torch.nn.Parameter(torch.randn(2, 3))
-    snapshot = take(factors={"m": Pair(a_RI=parameter, b_OR=torch.randn(4, 2))}, moments={})
-    assert not snapshot.factors["m"].a_RI.requires_grad
+    return JobSnapshot(**values | changes)
 
 
 def test_its_bytes_are_counted() -> None:
@@ -97,7 +57,7 @@ def test_its_bytes_are_counted() -> None:
 )
 def test_parts_that_do_not_fit_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        take(**changes)
+        make(**changes).require_alike()
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, -0.0, 5e-324, 0.1 + 0.2, 1.7976931348623157e308])

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from tests.models import admit, make_data, make_spec, make_worker, tiny_llama, train
-from workers.capture import _by_module
+from workers.capture import ByModule, held
 
 CPU = torch.device("cpu")
 
@@ -50,11 +50,16 @@ def test_a_stacked_job_is_captured_by_module_wherever_it_lies(tmp_path: Path) ->
     worker = make_worker(tiny_llama(), data, tmp_path, grouped=True)
     run = admit(worker, [make_spec(name) for name in data]).runs["second"]
     moments = torch.arange(run.adapter.layout.size, dtype=torch.float32)
-    for name, pair in _by_module(run, moments).items():
+    for name, pair in ByModule(run.adapter, moments).items():
         factors = run.adapter.factors[name]
         assert pair.a_RI.shape == factors.a_RI.shape
         assert float(pair.a_RI[0, 0]) == run.adapter.layout.a_offsets[name]
         assert float(pair.b_OR[0, 0]) == run.adapter.layout.b_offsets[name]
+    for name, pair in held(run.adapter, run.adapter.values).items():
+        assert torch.equal(pair.a_RI, run.adapter.factors[name].a_RI)
+        assert torch.equal(pair.b_OR, run.adapter.factors[name].b_OR)
+        # Not the whole stack, which is mostly others'.
+        assert pair.a_RI.untyped_storage().nbytes() == run.adapter.values.nbytes
 
 
 def test_a_pack_writes_no_gradient_of_a_slot_that_is_not_in_it(tmp_path: Path) -> None:
