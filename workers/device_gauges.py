@@ -15,6 +15,8 @@ _MOST_SECONDS = 0.5
 _SMALLEST = 256
 _LARGEST = {"cpu": 1024, "cuda": 8192}
 """Sides of the largest matrices that are tried."""
+_MUCH_SLOWER = 2.0
+"""Times that are worth telling people of."""
 _READ_SECONDS = 1.0
 """Between two questions to the driver, which takes its time to answer."""
 
@@ -39,6 +41,24 @@ def matrix_flops_per_second(device: torch.device, dtype: torch.dtype) -> float:
         if side >= largest or time.perf_counter() - began >= _MOST_SECONDS:
             return best
         side *= 2
+
+
+def dtype_notes(device: torch.device, dtype: torch.dtype) -> list[str]:
+    """What people should know of a base's dtype on this device: that its products are much slower than in float32.
+
+    So they are on processors without units for 16-bit numbers, by some dozens of times, and `model.dtype: auto` chooses
+    such a dtype for most models. GPUs all have the units, and nothing is measured there.
+    """
+    if device.type != "cpu" or dtype not in (torch.bfloat16, torch.float16):
+        return []
+    times = matrix_flops_per_second(device, torch.float32) / matrix_flops_per_second(device, dtype)
+    if times < _MUCH_SLOWER:
+        return []
+    name = str(dtype).removeprefix("torch.")
+    return [
+        f"{name} is slow here: this processor multiplies such matrices {times:.0f} times as slowly as float32; with "
+        "`model.dtype: float32` training is faster, and the base takes twice the memory"
+    ]
 
 
 def _timed(left: torch.Tensor, out: torch.Tensor) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from workers import device_gauges
 from workers.device_gauges import DeviceGauges, matrix_flops_per_second
 
 
@@ -12,6 +13,18 @@ def test_the_matrix_rate_is_positive_and_leaves_the_global_generator_alone() -> 
     before = torch.get_rng_state()
     assert matrix_flops_per_second.__wrapped__(torch.device("cpu"), torch.float32) > 1e6
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_dtype_that_the_processor_has_no_units_for_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu = torch.device("cpu")
+    rates = {torch.float32: 40e9, torch.bfloat16: 1e9, torch.float16: 30e9}
+    monkeypatch.setattr(device_gauges, "matrix_flops_per_second", lambda _device, dtype: rates[dtype])
+    [note] = device_gauges.dtype_notes(cpu, torch.bfloat16)
+    assert note.startswith("bfloat16 is slow here: this processor multiplies such matrices 40 times as slowly")
+    assert "`model.dtype: float32`" in note
+    for dtype in (torch.float16, torch.float32, torch.float64):
+        assert device_gauges.dtype_notes(cpu, dtype) == []
+    assert device_gauges.dtype_notes(torch.device("cuda"), torch.bfloat16) == []
 
 
 def test_a_cpu_has_nothing_to_read() -> None:
