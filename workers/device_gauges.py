@@ -43,22 +43,19 @@ def matrix_flops_per_second(device: torch.device, dtype: torch.dtype) -> float:
         side *= 2
 
 
-def dtype_notes(device: torch.device, dtype: torch.dtype) -> list[str]:
+def dtype_note(device: torch.device, dtype: torch.dtype) -> str | None:
     """What people should know of a base's dtype on this device: that its products are much slower than in float32.
 
     So they are on processors without units for 16-bit numbers, by some dozens of times, and `model.dtype: auto` chooses
     such a dtype for most models. GPUs all have the units, and nothing is measured there.
     """
     if device.type != "cpu" or dtype not in (torch.bfloat16, torch.float16):
-        return []
+        return None
     times = matrix_flops_per_second(device, torch.float32) / matrix_flops_per_second(device, dtype)
     if times < _MUCH_SLOWER:
-        return []
+        return None
     name = str(dtype).removeprefix("torch.")
-    return [
-        f"{name} is slow here: this processor multiplies such matrices {times:.0f} times as slowly as float32; with "
-        "`model.dtype: float32` training is faster, and the base takes twice the memory"
-    ]
+    return f"{name} is {times:.0f} times as slow as float32 on this processor: set model.dtype to float32"
 
 
 def _timed(left: torch.Tensor, out: torch.Tensor) -> float:

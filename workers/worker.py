@@ -38,7 +38,7 @@ from workers.adapter import initialise
 from workers.admission import Admission
 from workers.base_model import BaseModel, load_tokenizer
 from workers.dataset import JobData, load_job_data
-from workers.device_gauges import DeviceGauges, dtype_notes, matrix_flops_per_second
+from workers.device_gauges import DeviceGauges, dtype_note, matrix_flops_per_second
 from workers.flops import FlopCount
 from workers.job_run import JobRun
 from workers.object_store import ObjectStore
@@ -158,7 +158,7 @@ class Worker:
         )
         self._gauges = DeviceGauges(self.device)
         self._matrix_flops_per_second = matrix_flops_per_second(self.device, base.dtype)
-        self._notes = dtype_notes(self.device, base.dtype)
+        self._dtype_note = dtype_note(self.device, base.dtype)
         self._base = base
         self._started = time.monotonic()
 
@@ -393,7 +393,7 @@ class Worker:
         self._admission.take(run.job_id)
         self._runs[run.job_id] = run
         self._ledgers[run.job_id] = assignment.ledger.goes_on(time.time())
-        notes = [*self._notes, *run.data.notes]
+        notes = [*run.data.notes]
         if run.spec.training.gradient_checkpointing and not self.base.can_checkpoint:
             notes.append(
                 "gradient_checkpointing saves nothing here: this base has no layers that can be computed again"
@@ -403,6 +403,7 @@ class Worker:
         said = (
             f"{run.adapter.num_parameters:,} trainable parameters on {len(run.adapter.targets)} linear layers of "
             f"{self.key}, {run.total_steps} steps; {neighbours} other {'job' if neighbours == 1 else 'jobs'} here"
+            f"{f'; {self._dtype_note}' if self._dtype_note else ''}"
         )
         if resumed is None:
             self._state(run.job_id, JobState.RUNNING, "admitted", said)
