@@ -78,6 +78,8 @@ def test_from_a_running_pack_to_an_adapter(
     expect(page).to_have_url(f"{served.url}/ui/jobs/left")
     before = _points(page)
     expect(page.locator("figure.chart").first).not_to_have_attribute("data-points", str(before))
+    # With no pointer over it, the legend tells the newest figures.
+    expect(page.locator("figure.chart .u-value").first).to_have_text(re.compile(r"^\d+$"))
     assert _points(page) > before
     expect(page.locator("pre.log")).to_contain_text("step")
     assert not seen.violations()

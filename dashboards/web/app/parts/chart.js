@@ -65,7 +65,7 @@ function options({ series, isLog, group, width, height, marks }) {
       { ...axis, size: 54, gap: 4, values: (_, values) => values.map((value) => (value === null ? "" : figure(value, 3))) },
     ],
     series: [
-      { label: "step", value: (_, value) => value ?? "–" },
+      { label: "step", value: (made, value) => value ?? made.data[0].at(-1) ?? "–" },
       ...series.map((one) => ({
         label: one.label,
         stroke: colour(one.colour),
@@ -73,11 +73,16 @@ function options({ series, isLog, group, width, height, marks }) {
         spanGaps: true,
         paths: one.isPoints ? () => null : undefined,
         points: one.isPoints ? { show: true, size: 7, width: 2, fill: colour("--surface") } : { show: false },
-        value: (_, value) => figure(value),
+        // The newest while no pointer is over the chart.
+        value: (made, value, number, at) => figure(at === null ? newest(made.data[number]) : value),
       })),
     ],
     hooks: { draw: [(made) => drawMarks(made, marks.current)] },
   };
+}
+
+function newest(values) {
+  return values.findLast((value) => value !== null) ?? null;
 }
 
 function drawMarks({ ctx, bbox, valToPos }, marks) {
