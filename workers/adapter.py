@@ -65,6 +65,21 @@ class Layout:
             b_offsets=b_offsets,
         )
 
+    def views(self, flat_N: Tensor, name: str, rank: int) -> tuple[Tensor, Tensor]:
+        """A (R, I) and B (O, R) of a module in a flat buffer of this layout, wherever that begins in its storage.
+
+        Args:
+            flat_N: Factors, their gradients, or what an optimizer keeps for them.
+            name: Of the module.
+            rank: Rows that it has; there may be room for more.
+        """
+        (wide, out), begin = self.shapes[name], flat_N.storage_offset()
+        # One operation each: the thread that writes checkpoints makes them by the thousand while others train.
+        return (
+            flat_N.as_strided((rank, wide), (wide, 1), begin + self.a_offsets[name]),
+            flat_N.as_strided((out, rank), (1, out), begin + self.b_offsets[name]),
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class Adapter:
@@ -125,20 +140,11 @@ def with_gradients_in(adapter: Adapter, grads: Tensor) -> AdapterFactors:
 
 
 def _views(targets: Mapping[str, Target], layout: Layout, values: Tensor, grads: Tensor) -> dict[str, Factors]:
-    def view(flat: Tensor, offset: int, rows: int, columns: int) -> Tensor:
-        return flat[offset : offset + rows * columns].view(rows, columns)
-
     factors = {}
     for name, target in targets.items():
-        a_place = (layout.a_offsets[name], target.r, target.in_features)
-        b_place = (layout.b_offsets[name], target.r, target.out_features)
-        factors[name] = Factors(
-            a_RI=view(values, *a_place),
-            b_OR=view(values, *b_place).T,
-            grad_a_RI=view(grads, *a_place),
-            grad_b_OR=view(grads, *b_place).T,
-            scale=target.scale,
-        )
+        a_RI, b_OR = layout.views(values, name, target.r)
+        grad_a_RI, grad_b_OR = layout.views(grads, name, target.r)
+        factors[name] = Factors(a_RI=a_RI, b_OR=b_OR, grad_a_RI=grad_a_RI, grad_b_OR=grad_b_OR, scale=target.scale)
     return factors
 
 

@@ -75,12 +75,8 @@ class ByModule(Mapping[str, Pair]):
 
     def __getitem__(self, name: str) -> Pair:
         if name not in self._pairs:
-            target, layout, begin = self._targets[name], self._layout, self._flat_N.storage_offset()
-            wide, out = target.in_features, target.out_features
-            self._pairs[name] = Pair(
-                a_RI=self._flat_N.as_strided((target.r, wide), (wide, 1), begin + layout.a_offsets[name]),
-                b_OR=self._flat_N.as_strided((out, target.r), (1, out), begin + layout.b_offsets[name]),
-            )
+            a_RI, b_OR = self._layout.views(self._flat_N, name, self._targets[name].r)
+            self._pairs[name] = Pair(a_RI=a_RI, b_OR=b_OR)
         return self._pairs[name]
 
     def __iter__(self) -> Iterator[str]:

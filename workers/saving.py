@@ -354,8 +354,8 @@ def _resumed(
 
 
 def _snapshot_bytes(run: JobRun) -> int:
-    """What a copy of the job takes, wherever it stands."""
-    parts = 1 + len(run.optimizer.state.moments) + (run.standing.accumulation is not None)
+    """What a copy of the job takes where it stands."""
+    parts = 1 + len(run.optimizer.state.moments) + (not run.is_between_steps)
     return parts * run.adapter.values.nbytes
 
 

@@ -43,7 +43,6 @@ def encode(tensors: Mapping[str, Tensor]) -> Iterator[bytes | memoryview]:
             "shape": list(tensors[name].shape),
             "data_offsets": [begin, end],
         }
-    left = end
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
     yield len(text).to_bytes(8, "little") + text
@@ -53,10 +52,9 @@ def encode(tensors: Mapping[str, Tensor]) -> Iterator[bytes | memoryview]:
         if used + array.nbytes > len(chunk):
             if used:
                 yield chunk[:used].data
-            chunk, used = np.empty(max(array.nbytes, min(left, _CHUNK_BYTES)), np.uint8), 0
+            chunk, used = np.empty(max(array.nbytes, _CHUNK_BYTES), np.uint8), 0
         np.copyto(chunk[used : used + array.nbytes].view(array.dtype).reshape(array.shape), array)
         used += array.nbytes
-        left -= array.nbytes
     if used:
         yield chunk[:used].data
 

@@ -403,8 +403,9 @@ class Worker:
         said = (
             f"{run.adapter.num_parameters:,} trainable parameters on {len(run.adapter.targets)} linear layers of "
             f"{self.key}, {run.total_steps} steps; {neighbours} other {'job' if neighbours == 1 else 'jobs'} here"
-            f"{f'; {self._dtype_note}' if self._dtype_note else ''}"
         )
+        if self._dtype_note is not None:
+            said += f"; {self._dtype_note}"
         if resumed is None:
             self._state(run.job_id, JobState.RUNNING, "admitted", said)
         else:

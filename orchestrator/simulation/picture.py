@@ -60,7 +60,9 @@ def _pairs(panel: Axes, lines: Sequence[Comparison], values: Sequence[tuple[floa
         places = [group + (number - 0.5) * 0.38 for group in range(len(lines))]
         heights = [pair[number] for pair in values]
         bars = panel.bar(places, heights, 0.35, label=label, color=colour)
-        panel.bar_label(bars, [f"{height:.2f}" if height < 1 else f"{height:,.0f}" for height in heights], fontsize=8)
+        panel.bar_label(
+            bars, [f"{height:#.2g}".rstrip(".") if height < 100 else f"{height:,.0f}" for height in heights], fontsize=8
+        )
     panel.set_xticks(range(len(lines)), [f"micro-batch {one.workload.micro_batch}" for one in lines], fontsize=9)
     _finish(panel, title)
     panel.margins(y=0.12)

@@ -105,16 +105,17 @@ def test_training_on_changes_nothing_of_a_snapshot(tmp_path: Path) -> None:
     life = Life(spec_of(), tmp_path / "a", [])
     for _ in range(11):
         life.round()
-    snapshot, again = life.snapshot(), life.snapshot()
-    assert snapshot.gradients is not None
-    # Views are made when they are asked for: of one before training goes on, of the other after it.
-    assert_same(snapshot, again)
-    untouched = life.snapshot()
+    looked_at, untouched = life.snapshot(), life.snapshot()
+    assert looked_at.gradients is not None
+    # Views are made when they are asked for: of one snapshot now, of the other when training has gone on.
+    record = save(looked_at, tmp_path / "checkpoints")
     while life.round():
         pass
     for flat in (life.run.adapter.values.detach(), life.run.adapter.grads, *life.run.optimizer.state.moments.values()):
         flat.fill_(77.0)
-    assert_same(snapshot, untouched)
+    on_disk = load(tmp_path / "checkpoints", record, IDENTITY)
+    assert_same(looked_at, on_disk)
+    assert_same(untouched, on_disk)
 
 
 def test_a_snapshot_can_be_gone_on_from_twice_and_is_not_touched_by_it(tmp_path: Path) -> None:

@@ -60,6 +60,7 @@ def test_a_stacked_job_is_captured_by_module_wherever_it_lies(tmp_path: Path) ->
         assert torch.equal(pair.b_OR, run.adapter.factors[name].b_OR)
         # Not the whole stack, which is mostly others'.
         assert pair.a_RI.untyped_storage().nbytes() == run.adapter.values.nbytes
+        assert not pair.a_RI.requires_grad
 
 
 def test_a_pack_writes_no_gradient_of_a_slot_that_is_not_in_it(tmp_path: Path) -> None:

@@ -65,7 +65,7 @@ function options({ series, isLog, group, width, height, marks }) {
       { ...axis, size: 54, gap: 4, values: (_, values) => values.map((value) => (value === null ? "" : figure(value, 3))) },
     ],
     series: [
-      { label: "step", value: (made, value) => value ?? made.data[0].at(-1) ?? "–" },
+      { label: "step", value: (made, value) => value ?? newest(made.data[0]) ?? "–" },
       ...series.map((one) => ({
         label: one.label,
         stroke: colour(one.colour),
@@ -82,7 +82,7 @@ function options({ series, isLog, group, width, height, marks }) {
 }
 
 function newest(values) {
-  return values.findLast((value) => value !== null) ?? null;
+  return values.findLast((value) => value !== null);
 }
 
 function drawMarks({ ctx, bbox, valToPos }, marks) {
