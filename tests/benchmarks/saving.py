@@ -4,7 +4,7 @@ Two workers take turns on the same rows, one that saves every job every so many 
 is two such intervals, begun in the middle of one: both times that saves fall due, there are steps left for them to be
 written beside, as in a run that goes on. What is still under way at the end of a turn is waited for and counted.
 Processor time of the process, its writing thread included, is told beside the clock's: other work on the machine
-disturbs it less.
+disturbs it less. Then one job is saved a few times by itself, for what its copy and its writing take.
 """
 
 from __future__ import annotations
@@ -12,26 +12,36 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import tempfile
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 from orchestrator.clusters.host import quiet_libraries
 from tests.benchmarks.engine import Packed
 from tests.benchmarks.rows import Feed, real_inputs
 from tests.benchmarks.setting import Setting, parse_rows
+from tests.workers.snapshots import IDENTITY, SURROUNDINGS
+from workers.capture import capture
+from workers.checkpoint import save
 
 _INTERVALS = 2
+_SAVES = 7
 
 
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rows", type=parse_rows, default="8x4", help="jobs x rows of a micro-batch")
+    parser.add_argument("--rows", default="8x4", help="jobs x rows of a micro-batch")
     parser.add_argument("--save-steps", type=int, default=10)
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
+    try:
+        rows = parse_rows(options.rows)
+    except ValueError as error:
+        parser.error(str(error))
     quiet_libraries()
-    for num_jobs, batch_size in options.rows:
+    for num_jobs, batch_size in rows:
         setting = Setting(inputs=real_inputs(), num_jobs=num_jobs, batch_size=batch_size, dtype="fp32")
         print(json.dumps(measure(setting, options.save_steps, options.repeats)), flush=True)
 
@@ -51,6 +61,7 @@ def measure(setting: Setting, save_steps: int, repeats: int) -> dict[str, object
             took, used = turn(contender, feeds[contender], save_steps)
             seconds[contender].append(took)
             processor[contender].append(used)
+    alone = _alone(saving)
     for contender in (plain, saving):
         contender.close()
     return {
@@ -60,6 +71,26 @@ def measure(setting: Setting, save_steps: int, repeats: int) -> dict[str, object
         "saving_seconds": [round(one, 2) for one in seconds[saving]],
         "cost": _more(seconds[saving], seconds[plain]),
         "cost_in_processor_time": _more(processor[saving], processor[plain]),
+    } | alone
+
+
+def _alone(contender: Packed) -> dict[str, object]:
+    """Medians of a job's saves: seconds that training is held up for, and core-seconds of the thread that writes."""
+    run = next(iter(contender.worker.runs().values()))
+    copying, writing, snapshot_bytes = [], [], 0
+    for _ in range(_SAVES):
+        began = time.perf_counter()
+        snapshot = capture(run, identity=IDENTITY, surroundings=SURROUNDINGS, peft_config={})
+        copying.append(time.perf_counter() - began)
+        with tempfile.TemporaryDirectory() as folder:
+            began = time.thread_time()
+            save(snapshot, Path(folder))
+            writing.append(time.thread_time() - began)
+        snapshot_bytes = snapshot.tensor_bytes
+    return {
+        "snapshot_bytes": snapshot_bytes,
+        "copying_seconds": round(statistics.median(copying), 4),
+        "writing_core_seconds": round(statistics.median(writing), 4),
     }
 
 
