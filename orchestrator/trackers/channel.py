@@ -45,7 +45,9 @@ class Channel:
         """(job id, message), from the process."""
         self._process: subprocess.Popen[bytes] | None = None
         self._feeder: threading.Thread | None = None
-        self._is_full = False
+        self._behind: set[str] = set()
+        """Jobs that were told that it is too slow, since it last had half of its queue free."""
+        self._has_ended = False
 
     def send(self, message: dict[str, Any]) -> None:
         """Queue a message, which has a `job`; dropped where too many wait."""
@@ -54,13 +56,15 @@ class Channel:
             self._feeder.start()
         try:
             self._queue.put_nowait(message)
-            self._is_full = False
+            if self._queue.qsize() <= self._queue.maxsize // 2:
+                self._behind.clear()
         except queue.Full:
-            if not self._is_full:
+            # One that has ended takes nothing, and that is told by itself.
+            if message["job"] not in self._behind and not self._has_ended:
+                self._behind.add(message["job"])
                 self._told.append(
                     (message["job"], f"{self._tool} is too slow; what it does not take in time is dropped")
                 )
-            self._is_full = True
 
     def told(self) -> list[tuple[str, str]]:
         """What there is to say to the owners of jobs since the last call: job ids and sentences."""
@@ -128,6 +132,7 @@ class Channel:
 
     def _drop(self, message: str) -> None:
         """Take messages for nobody until the end, and say why to each job once."""
+        self._has_ended = True
         warned: set[str] = set()
         while (one := self._queue.get()) is not None:
             if one["job"] not in warned:

@@ -168,8 +168,42 @@ def test_a_tracker_that_dies_is_told_of_once_and_the_rest_goes_nowhere(tmp_path:
         trackers.on_step(job, step(job.id, number))
     trackers._channels["wandb"].close(PATIENCE_SECONDS)
     trackers.pass_on()
-    assert len(told) <= 2
-    assert "wandb has ended (3); it is told nothing more" in told
+    # That it is slow is told while nobody knows yet that it has ended, and never after that.
+    slow, ended = (
+        "wandb is too slow; what it does not take in time is dropped",
+        "wandb has ended (3); it is told nothing more",
+    )
+    assert told in ([ended], [slow, ended])
+
+
+def test_a_tracker_at_the_edge_of_its_queue_is_told_of_once_to_each_job(tmp_path: Path) -> None:
+    """Its queue fills, lets one message out, and fills again: that is one time of being slow, not many."""
+    (tmp_path / "go").mkdir()
+    channel = script(
+        tmp_path,
+        "import pathlib, sys, time\n"
+        "for _ in sys.stdin:\n"
+        "    while not (one := next(pathlib.Path(sys.argv[2]).iterdir(), None)): time.sleep(0.01)\n"
+        "    one.unlink()\n",
+    )("wandb", tmp_path / "go")
+    large = "x" * 100_000  # Larger than a pipe holds, so that the queue is all that takes it.
+
+    def send(job: str) -> None:
+        channel.send({"kind": "log", "job": job, "text": large})
+
+    for _ in range(60):
+        send("a")
+    for number in range(5):
+        at = channel._queue.qsize()
+        (tmp_path / "go" / str(number)).touch()
+        while channel._queue.qsize() == at:
+            pass
+        send("a")
+        send("a")
+        send("b")
+    told = channel.told()
+    channel.close(seconds=0.1)
+    assert [job for job, message in told if "too slow" in message] == ["a", "b"]
 
 
 def process_ended(trackers: Trackers, tool: str) -> None:
