@@ -10,8 +10,11 @@ the journal: its URI holds the sha256 of its manifest, and with that vouches for
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
+import re
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
@@ -24,11 +27,12 @@ from jobs.artifacts import MANIFEST, verify_files
 from jobs.errors import StoreError
 from jobs.records import CheckpointRecord, Job
 from workers.object_store import ObjectStore
-from workers.publishing import FileEntry, fsync
+from workers.publishing import FileEntry, discard, fsync
 from workers.retention import PUBLISHED
 from workers.storage import artifacts_key, checkpoints_key, parse_artifact_name
 
 _LARGEST_MANIFEST_BYTES = 2**24
+_FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,13 +181,17 @@ class JobFiles:
             name: From anybody: one that is not the plain name of a file there is refused.
 
         Raises:
-            FileNotFoundError: There is no such file.
+            FileNotFoundError: There is no such file, or it leads elsewhere.
         """
-        if name not in self.describe(artifact).files:
-            raise FileNotFoundError(f"{artifact} has no file {name!r}")
-        if "://" not in artifact:
-            return (Path(artifact) / name).open("rb")
-        return self._store.open(self._store.key_of(artifact), name)
+        if not _FILE_NAME.fullmatch(name):
+            raise FileNotFoundError(errno.ENOENT, f"{name!r} is no name of a file", artifact)
+        if "://" in artifact:
+            return self._store.open(self._store.key_of(artifact), name)
+        folder = self._published_folder(artifact)
+        path = Path(os.path.realpath(folder / name)) if folder is not None else None
+        if path is None or path.parent != folder:
+            raise FileNotFoundError(errno.ENOENT, "leads out of the folder of artifacts", artifact)
+        return path.open("rb")
 
     def prune(self, job_id: str, records: Collection[CheckpointRecord]) -> Future[None] | None:
         """Delete checkpoints that the journal has forgotten. What cannot be deleted stays for the next `sweep`.
@@ -217,15 +225,49 @@ class JobFiles:
             swept += self._store.sweep(artifacts_key(job_id), known={name}, prefix="a")
         return swept
 
-    def checkpoint_of(self, record: CheckpointRecord) -> str:
-        """Folder or URI of a checkpoint, for people."""
-        key = f"{checkpoints_key(record.job_id)}/{record.folder}"
-        return self._store.uri_of(key) if self.storage_uri is not None else str(self.root / key)
+    def delete(self, job_id: str, *, folders: Collection[str] | None = None, artifact: str | None = None) -> None:
+        """Delete what a job that has ended has left, here and in the store.
+
+        Args:
+            job_id: Whose.
+            folders: Names of checkpoints; `None` for all that there is of it.
+            artifact: Folder or URI of its adapter, where that is to go too.
+
+        Raises:
+            OSError: The disk refuses.
+            StoreError: So does the store, or the adapter lies in another one.
+        """
+        # With a store, a worker of this machine has kept copies here.
+        here = self.root / checkpoints_key(job_id)
+        for path in [here] if folders is None else [here / name for name in folders]:
+            with suppress(FileNotFoundError):
+                discard(path)
+        if self.storage_uri is not None:
+            for name in self._store.folders(checkpoints_key(job_id)) if folders is None else folders:
+                self._store.delete_tree(f"{checkpoints_key(job_id)}/{name}")
+        if artifact is None:
+            return
+        if "://" in artifact:
+            try:
+                key = self._store.key_of(artifact)
+            except ValueError as error:
+                raise StoreError(artifact, f"is not in {self._store.uri}: delete it there yourself") from error
+            self._store.delete(key)
+        elif (folder := self._published_folder(artifact)) is not None:
+            discard(folder)
 
     def close(self) -> None:
         """Break off what is being deleted; `sweep` finds the rest."""
         if self._deleting is not None:
             self._deleting.shutdown(wait=True, cancel_futures=True)
+
+    def _published_folder(self, artifact: str) -> Path | None:
+        """Folder of an adapter on this machine, if it is one below the folder where they are published.
+
+        The journal is ours, but a folder can be replaced by a link after it was published: links are followed first.
+        """
+        root, folder = (Path(os.path.realpath(path)) for path in (self.root / "artifacts", artifact))
+        return folder if root in folder.parents else None
 
     def _delete(self, job_id: str, records: Collection[CheckpointRecord]) -> None:
         for record in records:

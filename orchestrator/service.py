@@ -133,7 +133,7 @@ def serve(options: ServeOptions, console: Console) -> None:
             cluster=lambda: service.view,
             registry=monitoring.registry,
             log_path=files.log_of,
-            open_artifact=files.job_files.open,
+            job_files=files.job_files,
         )
         server = HttpServer(app, options.host, options.port)
         interruption = stack.enter_context(Interruption(grace_seconds=options.grace_seconds))

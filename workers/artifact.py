@@ -46,6 +46,9 @@ class Provenance:
     last_step: StepReport | None
     first_eval: EvalReport | None
     last_eval: EvalReport | None
+    best_metric: float | None
+    """Lowest loss of all evaluations."""
+    best_step: int | None
     ledger: Ledger
     """What it has cost, this attempt included."""
 
@@ -157,6 +160,8 @@ def metrics(source: Provenance) -> dict[str, float | int]:
         found["eval_exact_match_before"] = source.first_eval.exact_match
     if source.last_eval is not None:
         found |= {"eval_loss": source.last_eval.loss, "eval_exact_match": source.last_eval.exact_match}
+    if source.best_metric is not None and source.best_step is not None:
+        found |= {"eval_loss_best": source.best_metric, "eval_loss_best_step": source.best_step}
     return found
 
 

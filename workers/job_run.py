@@ -67,6 +67,9 @@ class JobRun:
     nonfinite_in_a_row: int = 0
     first_eval: EvalReport | None = None
     last_eval: EvalReport | None = None
+    best_metric: float | None = None
+    """Lowest loss of all evaluations, and the step of the first one that had it."""
+    best_step: int | None = None
     last_step: StepReport | None = None
     tokens: int = 0
     seconds: float = 0.0
@@ -234,6 +237,9 @@ class JobRun:
             seconds=current.seconds,
         )
         self.first_eval = self.first_eval or self.last_eval
+        loss = self.last_eval.loss
+        if math.isfinite(loss) and (self.best_metric is None or loss < self.best_metric):
+            self.best_metric, self.best_step = loss, self.step
         return self.last_eval
 
     def rewind(self) -> None:
@@ -267,6 +273,8 @@ class JobRun:
             evaluated_at=self._evaluated_at,
             first_eval=self.first_eval,
             last_eval=self.last_eval,
+            best_metric=self.best_metric,
+            best_step=self.best_step,
             last_step=self.last_step,
             tokens=self.tokens,
             seconds=self.seconds,
@@ -279,6 +287,7 @@ class JobRun:
         self.nonfinite_in_a_row = standing.nonfinite_in_a_row
         self._evaluated_at = standing.evaluated_at
         self.first_eval, self.last_eval = standing.first_eval, standing.last_eval
+        self.best_metric, self.best_step = standing.best_metric, standing.best_step
         self.last_step = standing.last_step
         self.tokens, self.seconds = standing.tokens, standing.seconds
         if standing.accumulation is not None:

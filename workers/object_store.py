@@ -210,6 +210,13 @@ class ObjectStore:
                 self._fs.rmdir(self._path(key))
         return bool(names)
 
+    def delete_tree(self, key: str) -> None:
+        """Delete a folder with the folders in it, such as those of bad checkpoints."""
+        if self._folder is None:
+            for name in self.folders(key):
+                self.delete_tree(f"{key}/{name}")
+        self.delete(key)
+
     def set_aside(self, key: str, into: str) -> str | None:
         """Move a folder, whatever it is, into a folder of that name beside it; where the store refuses, mark it.
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from pathlib import Path
 
 from jobs.records import CheckpointRecord
@@ -23,47 +22,11 @@ def quarantine(checkpoint: Path) -> Path | None:
     return publishing.move_aside(checkpoint, QUARANTINE)
 
 
-def superseded(
-    records: Sequence[CheckpointRecord], keep: int, *, spared: Collection[str] = ()
-) -> tuple[CheckpointRecord, ...]:
+def superseded(records: Sequence[CheckpointRecord], keep: int) -> tuple[CheckpointRecord, ...]:
     """Checkpoints beyond the newest `keep`. The newest one is never among them, whatever `keep` is.
 
     Args:
         records: All journaled ones of a job, newest first.
         keep: `training.save_total_limit`.
-        spared: Folder names to keep beside, such as that of the best metric.
     """
-    return tuple(record for record in records[max(keep, 1) :] if record.folder not in spared)
-
-
-def prune(
-    records: Sequence[CheckpointRecord], keep: int, folder: Path, *, spared: Collection[str] = ()
-) -> tuple[CheckpointRecord, ...]:
-    """Delete the files of superseded checkpoints, after the journal has forgotten them.
-
-    What the disk refuses to delete stays for the next `sweep`: that must not stop a job.
-
-    Returns:
-        The superseded ones.
-    """
-    old = superseded(records, keep, spared=spared)
-    for record in old:
-        with suppress(OSError):
-            publishing.discard(folder / record.folder)
-    return old
-
-
-def sweep(folder: Path, records: Collection[CheckpointRecord] | None = None) -> list[str]:
-    """Delete what was left half written, half deleted, or published without reaching the journal.
-
-    For the start of a run only, when no attempt of the job is alive.
-
-    Args:
-        folder: The job's folder of checkpoints.
-        records: All that the journal knows; `None` leaves published ones alone.
-
-    Returns:
-        Names of what was deleted.
-    """
-    known = None if records is None else {record.folder for record in records}
-    return publishing.sweep(folder, known=known, prefix=PUBLISHED)
+    return tuple(records[max(keep, 1) :])

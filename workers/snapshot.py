@@ -66,8 +66,9 @@ class Standing:
     last_eval: EvalReport | None = None
     last_step: StepReport | None = None
     best_metric: float | None = None
+    """Lowest loss of all evaluations so far."""
     best_step: int | None = None
-    """Step whose checkpoint has the best metric, which retention must spare."""
+    """Its step."""
     tokens: int = 0
     seconds: float = 0.0
 

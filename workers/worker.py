@@ -471,6 +471,8 @@ class Worker:
             last_step=run.last_step,
             first_eval=run.first_eval,
             last_eval=run.last_eval,
+            best_metric=run.best_metric,
+            best_step=run.best_step,
             ledger=self._ledgers[run.job_id].heard(self._attempts[run.job_id], self._accounts.usage(run.job_id)),
         )
         folder = self.settings.staging_dir / run.job_id

@@ -5,10 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import BinaryIO
 
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
@@ -35,6 +33,7 @@ from orchestrator.api.limits import BodyLimit, Limits
 from orchestrator.api.service import Service
 from orchestrator.api.streams import EventHub
 from orchestrator.api.tokens import Tokens
+from orchestrator.job_files import JobFiles
 from orchestrator.journal import Journal, JournalReader
 
 
@@ -50,7 +49,7 @@ def build_app(
     not_ready: Callable[[], str | None] = lambda: None,
     registry: CollectorRegistry | None = None,
     log_path: Callable[[str], Path] | None = None,
-    open_artifact: Callable[[str, str], BinaryIO] | None = None,
+    job_files: JobFiles | None = None,
     limits: Limits = Limits(),  # noqa: B008
     now: Callable[[], float] = time.time,
 ) -> FastAPI:
@@ -67,7 +66,7 @@ def build_app(
         not_ready: What is still waited for; `None` once requests can be answered.
         registry: Shown at `/metrics`; the times of requests are added to it.
         log_path: Where a job's log is, by its id.
-        open_artifact: Opens a file of an adapter by URI and name; without it, files below `data_dir/artifacts`.
+        job_files: Checkpoints and adapters; those in `data_dir` where not given.
         limits: Caps on what one request may ask for.
         now: Seconds since the epoch.
 
@@ -85,7 +84,7 @@ def build_app(
         roots=None if roots is None else tuple(root.resolve() for root in roots),
         cluster=cluster,
         log_path=log_path or (lambda job_id: data_dir / "logs" / f"{job_id}.log"),
-        open_artifact=open_artifact or partial(files.open_local, data_dir / "artifacts"),
+        files=job_files or JobFiles(data_dir),
         now=now,
         limits=limits,
     )

@@ -6,7 +6,6 @@ import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any, BinaryIO
 
 from fastapi import APIRouter, Header, Query, Response
@@ -99,7 +98,7 @@ def routes(service: Service) -> APIRouter:
             raise not_found(f"job {job.id} has published no file of that name")
         entry = record.files[name]
         try:
-            stream = service.open_artifact(record.uri, name)
+            stream = service.files.open(record.uri, name)
         except OSError as error:
             detail = f"{name} of job {job.id} is not where it was published: {error.strerror or error}"
             raise ApiError(404, "not-found", detail) from error
@@ -147,34 +146,6 @@ class Part:
             detail = f"the file has {size} bytes, and nothing from byte {begin} on"
             raise ApiError(416, "no-such-range", detail, headers={"Content-Range": f"bytes */{size}"})
         return cls(first=begin, end=end, size=size)
-
-
-def open_local(artifacts: Path, uri: str, name: str) -> BinaryIO:
-    """A file of an adapter that was published to a folder of this machine.
-
-    Args:
-        artifacts: The folder below which they are published.
-        uri: As the journal has it: an absolute path, or the same with `file://` before it.
-        name: Of the file, as the journal has it.
-
-    Raises:
-        OSError: It is not there, or leads elsewhere.
-    """
-    folder = local_folder(artifacts, uri)
-    path = Path(os.path.realpath(folder / name)) if folder is not None else None
-    if path is None or path.parent != folder:
-        raise FileNotFoundError(2, "leads out of the folder of artifacts")
-    return path.open("rb")
-
-
-def local_folder(artifacts: Path, uri: str) -> Path | None:
-    """Folder of an adapter, if it is one below the folder where they are published; links are followed first.
-
-    The journal is ours, but a folder can be replaced by a link after it was published.
-    """
-    root = Path(os.path.realpath(artifacts))
-    folder = Path(os.path.realpath(uri.removeprefix("file://")))
-    return folder if root in folder.parents else None
 
 
 def _text(stream: BinaryIO, part: Part, status: int) -> Response:

@@ -128,6 +128,10 @@ class PrunePlan(Model):
     dry_run: bool
     jobs: list[PrunedJob]
     freed_bytes: int
+    undeleted: int = 0
+    """Of how many jobs, of this call or of one before, files could not be deleted; the next prune tries again."""
+    problem: str | None = None
+    """What kept the first of them."""
 
 
 class Health(Model):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, BinaryIO
+from typing import Annotated
 
 from fastapi import Depends, Request
 from fastapi import Path as PathParameter
@@ -15,6 +15,7 @@ from jobs.view import ClusterView
 from orchestrator.api.limits import Limits
 from orchestrator.api.problems import ApiError
 from orchestrator.api.tokens import Caller
+from orchestrator.job_files import JobFiles
 from orchestrator.journal import Journal, JournalReader
 
 PREFIX = "/api/v1"
@@ -44,12 +45,8 @@ class Service:
     """What the scheduler last published."""
     log_path: Callable[[str], Path]
     """Where the log of a job is, by its id."""
-    open_artifact: Callable[[str, str], BinaryIO]
-    """Opens a file of a published adapter, by the adapter's URI and the file's name.
-
-    Raises:
-        OSError: It is not there.
-    """
+    files: JobFiles
+    """Checkpoints and published adapters."""
     now: Callable[[], float]
     """Seconds since the epoch."""
     limits: Limits = field(default_factory=Limits)

@@ -40,7 +40,7 @@ from workers.publishing import fsync
 
 LOOPBACK = "127.0.0.1"
 _RECORD = "ray.json"
-_START_SECONDS = 60.0
+_START_SECONDS = 120.0
 _CONNECT_SECONDS = 2.0
 _LOOK_SECONDS = 0.1
 _END_SECONDS = 10.0
@@ -244,14 +244,6 @@ class RayDaemon:
 
     def _write(self, record: RayRecord) -> None:
         _write_whole(self._record_path, json.dumps(asdict(record)))
-
-
-def directory_id(data_dir: Path) -> str:
-    """Tells the services of two data directories apart, also where one is a copy of the other or elsewhere."""
-    path = data_dir / "service_id"
-    if not path.exists():
-        _write_whole(path, secrets.token_hex(16))
-    return _short(path.read_text(encoding="ascii"), str(data_dir.resolve()))
 
 
 def _write_whole(path: Path, text: str) -> None:

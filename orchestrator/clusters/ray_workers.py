@@ -47,6 +47,8 @@ class Handle:
     """The observation being waited for; one at a time."""
     asked_at: float = 0.0
     """When it was asked for, by the monotonic clock."""
+    is_overdue: bool = False
+    """It was not there when it should have been; looked for once more before the worker is given up."""
     has_answered: bool = False
     """Before its first answer the process is still being started, and no lease runs."""
     has_ended: bool = False
@@ -119,8 +121,11 @@ class RayWorkers:
         for worker_id, handle in list(self._workers.items()):
             waited = time.monotonic() - handle.asked_at if handle.pending is not None else 0.0
             if handle.has_answered and waited > self._lease_seconds:
-                # Its process does not answer at all, though it did before: stopped, swapped out, or cut off.
-                self._untold.append(self._give_up(worker_id))
+                # Its process does not answer at all, though it did before: stopped, swapped out, or cut off. Unless it
+                # was this process that stood still: then the answer is there when it is looked for once more.
+                if handle.is_overdue:
+                    self._untold.append(self._give_up(worker_id))
+                handle.is_overdue = True
             elif not handle.has_answered and waited > _START_SECONDS:
                 self._lose(
                     worker_id,
@@ -185,7 +190,7 @@ class RayWorkers:
     def _observed(self, worker_id: str, handle: Handle) -> list[Observation]:
         """What a worker has answered, and that it is lost if it gives no sign of life."""
         assert handle.pending is not None
-        ref, handle.pending = handle.pending, None
+        ref, handle.pending, handle.is_overdue = handle.pending, None, False
         try:
             observation: Observation = ray.get(ref)
         except RayError as error:

@@ -202,6 +202,8 @@ def _show_plan(plan: PrunePlan) -> None:
         stdout().print(shown)
     verb = "would go; nothing did" if plan.dry_run else "are gone"
     tell(f"{len(plan.jobs)} jobs or their checkpoints, {size(plan.freed_bytes)}, {verb}")
+    if plan.undeleted:
+        tell(f"files of {plan.undeleted} jobs could not be deleted ({plan.problem}); the next prune tries again")
 
 
 def _seconds(text: str | None, option: str) -> float | None:

@@ -81,10 +81,11 @@ class Channel:
         with suppress(queue.Full):
             self._queue.put(None, timeout=seconds / 2)
         self._feeder.join(seconds / 2)
-        if self._process is not None and self._process.poll() is None:
-            self._process.kill()
-            self._process.wait()
+        # It may be starting only now.
         while self._feeder.is_alive():
+            if self._process is not None and self._process.poll() is None:
+                self._process.kill()
+                self._process.wait()
             # Where the queue was full, the end did not find room in it before.
             with suppress(queue.Full):
                 self._queue.put_nowait(None)

@@ -11,21 +11,25 @@ It says in lines on stdout what happens: `adopted <worker>`, `step <job> <attemp
 from __future__ import annotations
 
 import argparse
+import secrets
 import time
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
+from jobs.errors import WorkerError
 from jobs.loading import load_files
 from jobs.records import Event, Job, ResumeReport, StepReport
 from jobs.spec import JobSpec
-from orchestrator.clusters.ray_daemon import DaemonOptions, RayDaemon, directory_id
+from orchestrator.clusters.ray_daemon import DaemonOptions, RayDaemon
 from orchestrator.journal import Journal, Submission
 from orchestrator.lives import Lives
 from orchestrator.output_directory import OutputDirectory
 from orchestrator.readoption import readopt
 from orchestrator.retries import LEASE_SECONDS
+
+_PATIENCE_SECONDS = 240.0
 
 
 class Teller:
@@ -56,19 +60,22 @@ def main() -> None:
     root: Path = options.data_dir
     root.mkdir(exist_ok=True)
     daemon = RayDaemon(root, DaemonOptions(num_cpus=2)) if options.address is None else None
+    from orchestrator.clusters import ray_nodes
     from orchestrator.clusters.ray_service import RayService
     from orchestrator.clusters.worker_resources import WorkerResources
     from orchestrator.run import check
     from orchestrator.scheduler import Scheduler
     from workers.settings import WorkerSettings
 
+    # The tests count on a worker on each node, however slow it is.
+    ray_nodes._FIRST_SECONDS = _PATIENCE_SECONDS
     loaded = load_files([options.specs])
     estimates = check(loaded, console=Console(quiet=True))
     with Journal(root / "journal.db") as journal:
         if not journal.jobs():
             journal.submit([Submission(job_id=one.spec.name, spec=one.spec) for one in loaded], at=time.time())
         cluster = RayService(
-            directory_id(root),
+            journal.fix_setting("service_id", secrets.token_hex(6)),
             daemon=daemon,
             address=options.address,
             resources=WorkerResources(num_cpus=options.cpus),
@@ -90,7 +97,10 @@ def main() -> None:
         )
         while not scheduler.is_done:
             if not cluster.is_alive:
-                cluster.rebuild()
+                try:
+                    cluster.rebuild()
+                except WorkerError:
+                    continue
                 print("rebuilt", flush=True)
             scheduler.tick(0.1)
         cluster.shutdown()

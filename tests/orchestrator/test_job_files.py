@@ -172,8 +172,44 @@ def test_checkpoints_that_the_journal_does_not_know_go(
     assert files.sweep("job-1.2", records[:1]) == ["step-2-a1", "step-3-a1"]
     assert files.sweep("nobody", []) == []
     assert files._store.folders("checkpoints/job-1.2") == ["step-4-a1"]
-    assert files.checkpoint_of(records[0]) == f"{uri or tmp_path / 'out'}/checkpoints/job-1.2/step-4-a1"
     files.close()
+
+
+@pytest.mark.parametrize("place", ["here", "file", "memory", "s3"])
+def test_of_a_job_that_has_ended_goes_what_is_named_or_all_and_nothing_of_others(
+    make_root: Callable[[str], str], place: str, tmp_path: Path
+) -> None:
+    uri = make_root(place) if place != "here" else None
+    files = JobFiles(tmp_path / "out", uri)
+    (tmp_path / "out" / "artifacts").mkdir(parents=True)
+
+    def left(job: str) -> list[str]:
+        store = files._store
+        return [name for folder in ("", "/quarantine") for name in store.folders(f"checkpoints/{job}{folder}")]
+
+    for job in ("job-1.2", "other"):
+        for name in ("step-1-a1", "step-2-a1", "quarantine/step-3-a1"):
+            if uri is not None:
+                claimed(uri).upload(staged_in(tmp_path / job / name), f"checkpoints/{job}/{name}")
+            # With a store these are a worker's copies.
+            staged_in(tmp_path / "out" / "checkpoints" / job / name)
+    staged = uploaded(uri, tmp_path) if uri is not None else str(staged_in(tmp_path / "staging"))
+    artifact = files.publish(job_of(), staged)
+    files.delete("job-1.2", folders=["step-1-a1", "step-9-a1"])
+    assert left("job-1.2") == ["quarantine", "step-2-a1", "step-3-a1"]
+    assert not (tmp_path / "out/checkpoints/job-1.2/step-1-a1").exists()
+    files.delete("job-1.2")
+    assert left("job-1.2") == []
+    assert not (tmp_path / "out/checkpoints/job-1.2").exists()
+    assert left("other") == ["quarantine", "step-1-a1", "step-2-a1", "step-3-a1"]
+    files.verify(artifact)
+    files.delete("job-1.2", artifact=artifact)
+    files.delete("job-1.2", artifact=artifact)
+    with pytest.raises(ValueError, match=r"manifest.json"):
+        files.verify(artifact)
+    if uri is not None:
+        with pytest.raises(StoreError, match="delete it there yourself"):
+            files.delete("job-1.2", artifact=artifact.replace(uri, make_root(place)))
 
 
 def test_adapters_of_attempts_that_were_lost_go_and_the_journaled_one_stays(

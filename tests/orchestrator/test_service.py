@@ -102,7 +102,7 @@ def test_a_higher_priority_takes_the_device_and_what_made_room_finishes_later_wi
     served_of: ServedOf, write_specs: WriteSpecs, other_base: Path, tmp_path: Path
 ) -> None:
     """One device, two bases: the second one can only come when the first job leaves."""
-    training = {"max_steps": 1200, "save_steps": 4000, "logging_steps": 500}
+    training = {"max_steps": 2500, "save_steps": 4000, "logging_steps": 500}
     low = {"name": "low", "scheduling": {"priority": 1, "packing": "exact"}, "training": training}
     served = served_of()
     client = served.start()

@@ -125,6 +125,7 @@ print(json.dumps(found))
 
 def test_wandb_writes_an_offline_run_that_can_be_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.setenv("WANDB_X_SERVICE_WAIT", str(PATIENCE_SECONDS))
     assert told_by("wandb", tmp_path) == []
     [run] = (tmp_path / "wandb" / "wandb").glob("offline-run-*-a.2")
     [path] = run.glob("*.wandb")
@@ -261,10 +262,14 @@ def test_a_job_without_trackers_starts_none(tmp_path: Path) -> None:
     trackers.close()
 
 
-def test_a_run_trains_on_and_tells_what_its_tracker_made_of_it(tmp_path: Path, write_specs: WriteSpecs) -> None:
+def test_a_run_trains_on_and_tells_what_its_tracker_made_of_it(
+    tmp_path: Path, write_specs: WriteSpecs, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The journey: `run`, one job with a tracker that works."""
     from tests.orchestrator.test_run import run_in_process
 
+    # On a slow machine a tracker takes longer to load than a run of a few steps waits for it.
+    monkeypatch.setattr(Channel.close, "__defaults__", (PATIENCE_SECONDS,))
     specs = write_specs({"report_to": "tensorboard", "training": {"logging_steps": 1}}, {})
     summary = run_in_process(specs, tmp_path / "out")
     assert summary.ok

@@ -1,6 +1,7 @@
 """A Ray of three nodes on one machine, in a process of its own: `python -m tests.orchestrator.three_nodes`
 
-Says its address; then removes a node for each line on stdin and says `removed`; ends all when stdin does.
+Says its address and the id of its head; then removes the node whose id begins as a line on stdin and says `removed`;
+ends all when stdin does.
 """
 
 from __future__ import annotations
@@ -18,10 +19,11 @@ NODE = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
 def main() -> None:
     cluster = Cluster(initialize_head=True, head_node_args={**NODE, "include_dashboard": False})
     others = [cluster.add_node(**NODE) for _ in range(2)]
-    print(cluster.address, flush=True)
+    print(cluster.address, cluster.head_node.node_id, flush=True)
     try:
-        for _ in sys.stdin:
-            cluster.remove_node(others.pop(), allow_graceful=False)
+        for line in sys.stdin:
+            [node] = [one for one in others if one.node_id.startswith(line.strip())]
+            cluster.remove_node(node, allow_graceful=False)
             print("removed", flush=True)
     finally:
         cluster.shutdown()

@@ -35,7 +35,7 @@ def chromium() -> str:
 def open_browser() -> Iterator[Browser]:
     """One Chromium."""
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium(), args=_ARGUMENTS)
+        browser = playwright.chromium.launch(executable_path=chromium(), args=_ARGUMENTS, timeout=PATIENCE_MILLISECONDS)
         try:
             yield browser
         finally:

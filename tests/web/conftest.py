@@ -29,11 +29,11 @@ def spec_of(tiny_base: Path, rows: Path):
             "lora": {"r": 4, "target_modules": ["q_proj", "v_proj"]},
             "datasets": [{"path": str(rows)}],
             "training": {
-                "max_steps": 100_000,
+                "max_steps": 1_000_000,
                 "per_device_train_batch_size": 3,
                 "learning_rate": 0.01,
                 "logging_steps": 1,
-                "save_steps": 100_000,
+                "save_steps": 1_000_000,
             },
         }
         return laid_over(spec, more)

@@ -88,7 +88,8 @@ def test_a_stream_that_broke_goes_on_behind_the_last_event(serve: Serve, browser
             served.run("second")
             expect(page.locator("main tbody .state", has_text="running")).to_have_count(2)
             expect(page.get_by_text("No connection to the service")).to_have_count(0)
-            assert asked[-1] == str(last)
+            # The job was placed and admitted, in two events: the connection may have broken between them.
+            assert asked[-1] in (str(last - 1), str(last))
 
 
 def test_what_is_not_there_and_a_service_that_goes(serve: Serve, browser: Browser) -> None:

@@ -76,6 +76,8 @@ def source_of(spec: JobSpec, **changes: Any) -> Provenance:
             "last_step": None,
             "first_eval": None,
             "last_eval": None,
+            "best_metric": None,
+            "best_step": None,
             **changes,
         },
     )

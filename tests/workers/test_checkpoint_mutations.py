@@ -193,7 +193,6 @@ def move_and_link(path: Path) -> None:
 
 @pytest.mark.usefixtures("no_parsing")
 @pytest.mark.parametrize(("file", "mutate"), MUTATIONS.values(), ids=MUTATIONS.keys())
-@pytest.mark.timeout(20)
 def test_other_damage(tmp_path: Path, file: str | None, mutate: Mutation) -> None:
     record = save(make_snapshot(half_done=True), tmp_path / "job")
     mutate(tmp_path / "job" / record.folder)

@@ -372,7 +372,6 @@ def upload_forever(uri: str, folder: Path, tell: Callable[[str], None]) -> None:
         tell(str(number))
 
 
-@pytest.mark.timeout(120)
 def test_killed_while_it_copies_to_a_shared_folder(
     make_root: Callable[[str], str], folder: Path, tmp_path: Path
 ) -> None:

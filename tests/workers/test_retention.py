@@ -10,11 +10,12 @@ import pytest
 
 from jobs.checkpoints import CheckpointMismatchError
 from jobs.records import CheckpointRecord
+from orchestrator.job_files import JobFiles
 from tests.workers.snapshots import IDENTITY, assert_same, make_snapshot
 from workers import publishing
 from workers.checkpoint import save, verify
 from workers.restoring import load_newest
-from workers.retention import prune, quarantine, superseded, sweep
+from workers.retention import quarantine, superseded
 
 
 def save_steps(folder: Path, *steps: int) -> list[CheckpointRecord]:
@@ -123,28 +124,27 @@ def test_quarantine_twice_under_one_name(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("keep", "left"), [(3, 3), (2, 2), (1, 1), (0, 1), (-5, 1), (99, 4)])
 def test_as_many_as_wanted_are_kept_and_the_newest_always(tmp_path: Path, keep: int, left: int) -> None:
-    records = save_steps(tmp_path, 1, 2, 3, 4)
-    assert prune(records, keep, tmp_path) == tuple(records[left:])
-    assert {path.name for path in tmp_path.iterdir()} == {record.folder for record in records[:left]}
+    folder = tmp_path / "checkpoints" / "job-1"
+    records = save_steps(folder, 1, 2, 3, 4)
+    old = superseded(records, keep)
+    assert old == tuple(records[left:])
+    JobFiles(tmp_path).prune("job-1", old)
+    assert {path.name for path in folder.iterdir()} == {record.folder for record in records[:left]}
     for record in records[:left]:
-        verify(tmp_path, record)
-    assert prune(records[:left], keep, tmp_path) == ()
-
-
-def test_the_best_is_spared(tmp_path: Path) -> None:
-    records = save_steps(tmp_path, 1, 2, 3, 4)
-    assert superseded(records, 1, spared=[records[2].folder]) == (records[1], records[3])
-    assert superseded([], 1) == ()
+        verify(folder, record)
+    assert superseded(records[:left], keep) == superseded([], keep) == ()
 
 
 def test_what_cannot_be_deleted_does_not_stop_a_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    records = save_steps(tmp_path, 1, 2, 3)
+    folder = tmp_path / "checkpoints" / "job-1"
+    records = save_steps(folder, 1, 2, 3)
+    files = JobFiles(tmp_path)
 
     def refuse(target: Path) -> bool:
         raise PermissionError(13, "Permission denied", str(target))
 
     with monkeypatch.context() as patch:
         patch.setattr(publishing, "discard", refuse)
-        assert len(prune(records, 1, tmp_path)) == 2
-    assert sweep(tmp_path, records[:1]) == sorted(record.folder for record in records[1:])
-    verify(tmp_path, records[0])
+        files.prune("job-1", records[1:])
+    assert files.sweep("job-1", records[:1]) == sorted(record.folder for record in records[1:])
+    verify(folder, records[0])

@@ -55,15 +55,18 @@ def test_jobs_train_on_while_no_more_copies_wait_than_there_is_room_for(worker: 
     assert len(under_way(worker)) == 2
     assert [run.step for run in worker.runs().values()] == [6] * 5
     disk.is_free.set()
-    reports = [report for _ in range(40) for report in worker.step()]
+    reports = []
+    for _ in range(40):
+        reports += worker.step()
+        worker._saver._writer.submit(lambda: None).result()
     # Whoever has waited longest is next, so that none is always behind others.
     numbers = [saved(reports).count(name) for name in NAMES]
     assert min(numbers) > 0
 
 
 def test_all_are_saved_before_a_preemption_ends(worker: Worker) -> None:
-    worker.step()
-    reports = worker.preempt()
+    reports = worker.step()
+    reports += worker.preempt()
     assert set(saved(reports)) == set(NAMES)
     assert not under_way(worker)
 

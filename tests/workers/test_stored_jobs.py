@@ -51,10 +51,12 @@ def faults_of(worker: Worker) -> Faults:
     return Faults(worker._storage._store)
 
 
-def stepped(worker: Worker, until: Callable[[list[Report]], bool]) -> list[Report]:
+def stepped(worker: Worker, until: Callable[[list[Report]], bool], *, waits_for_disk: bool = False) -> list[Report]:
     reports: list[Report] = []
     for _ in range(1000):
         reports += worker.step()
+        if waits_for_disk:
+            worker._saver._writer.submit(lambda: None).result()
         if until(reports):
             return reports
     pytest.fail("it never happened")
@@ -127,7 +129,7 @@ def test_after_its_machine_has_died_it_goes_on_elsewhere_from_the_newest_good_on
     store = claimed(uri)
     here = worker_in(tmp_path / "here", uri)
     here.assign([Assignment(job_id="moved", spec=spec_of("moved", save_steps=2))])
-    reports = stepped(here, lambda told: len(records_of("moved", told)) == 2)
+    reports = stepped(here, lambda told: len(records_of("moved", told)) == 2, waits_for_disk=True)
     saved = records_of("moved", reports)
     if spoiled:
         rewrite(store, f"checkpoints/moved/{saved[0].folder}", WEIGHTS, b"x" * 100)
@@ -279,8 +281,13 @@ def test_preempted_while_its_adapter_is_uploaded_it_has_finished_or_is_saved(
     uri = make_root("memory")
     claimed(uri)
     worker = worker_in(tmp_path, uri)
+    let_through = threading.Event()
+    faults_of(worker).fails = lambda number, request, name: (
+        None if request != "put_file" or let_through.wait(60) else AssertionError()
+    )
     worker.assign([Assignment(job_id="moved", spec=spec_of("moved"))])
     reports = stepped(worker, lambda _: worker._saver.is_uploading("moved"))
+    let_through.set()
     reports += worker.preempt()
     assert states_of("moved", reports)[-1] == (JobState.SUCCEEDED, "finished")
     assert adapter_of("moved", reports, JobFiles(tmp_path, uri)) == whole["moved"]

@@ -41,8 +41,6 @@ def test_the_sum_over_jobs_is_the_workers_busy_time(tmp_path: Path) -> None:
     assert sum(usage.device_seconds for usage in last.values()) == pytest.approx(status.busy_seconds, rel=0.01)
     assert sum(usage.tokens for usage in last.values()) == status.tokens
     assert sum(usage.label_tokens for usage in last.values()) == status.counters.label_tokens
-    assert last["large"].device_seconds > last["small"].device_seconds
-    assert all(usage.round_seconds >= usage.device_seconds / 2 for usage in last.values())
     assert status.counters.steps == 36
     assert sum(status.counters.pack_counts) == status.counters.packs
     assert 0 < status.counters.pack_tokens <= status.counters.pack_room

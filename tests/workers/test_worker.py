@@ -107,15 +107,22 @@ def test_reports_tell_a_whole_life_in_order_and_survive_pickling(tmp_path: Path)
     assert worker.step() == []
 
 
-def test_the_manifest_holds_the_figures_of_the_last_step_and_of_both_evaluations(tmp_path: Path) -> None:
+def test_the_manifest_holds_the_figures_of_the_last_step_and_of_the_evaluations(tmp_path: Path) -> None:
+    """At this rate of learning what was held out gets worse in the end."""
     data = make_data(1, [3, 4, 6], held_out=[5, 7])
-    trained = train(make_worker(tiny_llama(), {"job": data}, tmp_path), [spec_of(max_steps=3)])
+    training = {"max_steps": 12, "learning_rate": 0.05, "eval_strategy": "steps", "eval_steps": 2}
+    spec = make_spec("job", training=training, eval_datasets=[{"path": "injected.jsonl"}])
+    trained = train(make_worker(tiny_llama(), {"job": data}, tmp_path), [spec])
     staged = trained.end("job").staged_artifact
     assert staged is not None
     metrics = json.loads((Path(staged) / "manifest.json").read_text(encoding="utf-8"))["metrics"]
-    before, after = trained.evaluations("job")
+    before, *between, after = trained.evaluations("job")
+    best = min(between, key=lambda one: one.loss)
+    assert best.loss < min(before.loss, after.loss)
     assert metrics == {
-        "step": 3,
+        "eval_loss_best": best.loss,
+        "eval_loss_best_step": best.step,
+        "step": 12,
         "train_loss": trained.losses("job")[-1],
         "eval_loss_before": before.loss,
         "eval_exact_match_before": before.exact_match,

@@ -13,7 +13,9 @@ from jobs.errors import SpecError
 from orchestrator.api.operator_models import PruneOrder
 from orchestrator.api.tokens import Tokens
 from orchestrator.client import Client, NotFoundError, RefusedError, ServiceError, UnauthorisedError, UnreachableError
+from orchestrator.job_files import JobFiles
 from tests.orchestrator.api.conftest import ALICE, Serve, Served, spec
+from tests.stores import Faults
 
 
 def test_errors_say_what_and_where(served: Served) -> None:
@@ -172,6 +174,34 @@ def test_prune_deletes_published_adapters_only_where_it_is_told_to(served: Serve
         assert client.prune(order).freed_bytes == 4
         assert not artifact.exists()
         assert (elsewhere / "b/manifest.json").exists()
+
+
+def test_prune_empties_a_store_too_and_says_what_it_could_not_reach(serve: Serve, tmp_path: Path) -> None:
+    files = JobFiles(tmp_path / "data", "memory://pruned")
+    store = files._store
+    store._sleep = lambda _: None
+    store.claim("tests")
+    served = serve(job_files=files)
+    with served.client() as client:
+        client.submit([spec("old"), spec("new")])
+        for name, at in (("old", 1000.0), ("new", 5e9)):
+            folder = served.checkpoint(name, served.run(name, at=at), step=5)
+            served.end(name, at=at)
+            (folder / "manifest.json").write_bytes(b"{}")
+            store.upload(folder, f"checkpoints/{name}/{folder.name}")
+        order = PruneOrder(jobs_older_than_seconds=3600.0, dry_run=False)
+        faults = Faults(store)
+        faults.fails = lambda *_: TimeoutError("away")
+        done = client.prune(order)
+        assert [job.id for job in done.jobs] == ["old"]
+        assert (done.freed_bytes, done.undeleted) == (0, 1)
+        assert "away" in (done.problem or "")
+        faults.heal()
+        assert store.folders("checkpoints/old") != []
+        again = client.prune(order)
+        assert (again.jobs, again.undeleted, again.problem) == ([], 0, None)
+    assert store.folders("checkpoints/old") == []
+    assert store.folders("checkpoints/new") != []
 
 
 @pytest.mark.parametrize("with_artifact", [True, False])

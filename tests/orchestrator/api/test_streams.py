@@ -69,7 +69,7 @@ def test_what_happens_while_a_stream_is_open_comes_once_and_in_order(served: Ser
 
 
 def test_a_silent_stream_says_that_it_lives_and_ends_in_time(serve: Serve) -> None:
-    served = serve(limits=Limits(heartbeat_seconds=0.05, stream_seconds=0.4))
+    served = serve(limits=Limits(heartbeat_seconds=0.05, stream_seconds=3.0))
     with served.http() as http:
         http.post("/jobs", json=spec("a"))
         with http.stream("GET", "/jobs/a/stream") as response:

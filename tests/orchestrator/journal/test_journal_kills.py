@@ -8,8 +8,6 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-import pytest
-
 from jobs.records import JobProgress, JobState
 from orchestrator.journal import Journal
 from tests.kills import killed
@@ -43,7 +41,6 @@ def write_forever(path: Path, first: int, tell: Callable[[str], None]) -> None:
         told("artifact", job_id)
 
 
-@pytest.mark.timeout(180)
 def test_killed_at_random_instants(path: Path) -> None:
     draw = random.Random(7)
     told: list[list[str]] = []

@@ -151,7 +151,6 @@ def submit_forever(path: Path, first: int, tell: Callable[[str], None]) -> None:
         number += 1
 
 
-@pytest.mark.timeout(180)
 def test_asking_again_after_a_kill_submits_once(path: Path) -> None:
     draw = random.Random(11)
     told: dict[int, list[str]] = {}
