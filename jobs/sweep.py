@@ -21,6 +21,11 @@ from jobs.spec import Block, JobSpec
 MAX_RUNS = 4096
 """Most jobs that one document, or one file, may stand for."""
 
+SWEEP_LABEL = "sweep"
+"""Label with the name of the sweep that a job is of."""
+METRIC_LABEL, GOAL_LABEL = "sweep-metric", "sweep-goal"
+"""Labels with what its jobs are compared by, and whether to minimize or maximize it; none where it was not stated."""
+
 _MAX_NAME_CHARACTERS = 63
 _MAX_BOUND = 1e300
 """Keeps the distance of two bounds, and exp(log(bound)), within the range of a double."""
@@ -42,12 +47,17 @@ def _method(value: object) -> object:
 
 
 class SweepMetric(Block):
-    """What the runs of a sweep are compared by."""
+    """What the runs of a sweep are compared by. Each bears it as labels, `METRIC_LABEL` and `GOAL_LABEL`."""
 
-    name: types.Text = "eval_loss"
+    name: Literal["eval_loss", "eval_exact_match", "train_loss"] = "eval_loss"
     """Name of the metric."""
-    goal: Literal["minimize", "maximize"] = "minimize"
-    """Which way is better."""
+    goal: Literal["minimize", "maximize"] | None = None
+    """Which way is better; as is natural for the metric where it is not given."""
+
+    @property
+    def natural_goal(self) -> str:
+        """What a loss and a share of rows that are right are for."""
+        return self.goal or ("maximize" if self.name == "eval_exact_match" else "minimize")
 
 
 class SweepParameter(Block):
@@ -98,7 +108,7 @@ class SweepSpec(Block):
     method: Annotated[Literal["grid", "random"], BeforeValidator(_method)] = "grid"
     """grid: every combination of values; random: `run_cap` draws, seeded by training.seed and the name."""
     metric: SweepMetric | None = None
-    """What the runs are compared by."""
+    """What the runs are compared by; eval_loss, or train_loss without rows to evaluate on, where it is not given."""
     parameters: Annotated[Mapping[str, SweepParameter], Field(min_length=1)]
     """Dotted field, such as `lora.r`, to the values it takes."""
     run_cap: Annotated[int, Field(strict=True, ge=1, le=MAX_RUNS)] = 256
@@ -139,8 +149,10 @@ def expand(document: Mapping[str, Any], sweep: SweepSpec) -> tuple[Iterator[Vari
         if sweep.method == "grid" and parameter.values is None:
             problems.append(Problem(field=field, message="a grid needs values; min and max are for method: random"))
     labels: object = document.get("labels")
-    if isinstance(labels, Mapping) and "sweep" in labels:
-        problems.append(Problem(field="labels.sweep", message="this label is set by the sweep itself: leave it out"))
+    for label in (SWEEP_LABEL, METRIC_LABEL, GOAL_LABEL):
+        if isinstance(labels, Mapping) and label in labels:
+            message = "this label is set by the sweep itself: leave it out"
+            problems.append(Problem(field=f"labels.{label}", message=message))
     return _variants(document, sweep, paths), problems
 
 
@@ -178,7 +190,10 @@ def _variants(document: Mapping[str, Any], sweep: SweepSpec, paths: Mapping[str,
         if isinstance(name, str) and re.fullmatch(types.NAME_PATTERN, name):
             suffix = f"-{number:0{num_digits}d}"
             variant["name"] = name[: _MAX_NAME_CHARACTERS - len(suffix)].rstrip("-") + suffix
-            variant = replaced(variant, ("labels", "sweep"), name)
+            variant = replaced(variant, ("labels", SWEEP_LABEL), name)
+            if sweep.metric is not None:
+                variant = replaced(variant, ("labels", METRIC_LABEL), sweep.metric.name)
+                variant = replaced(variant, ("labels", GOAL_LABEL), sweep.metric.natural_goal)
         yield Variant(document=variant, origins=origins)
 
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request, Response
+from pydantic import ValidationError
 
 from jobs.records import JobState
+from jobs.sweep import GOAL_LABEL, METRIC_LABEL, SweepMetric
 from orchestrator.api.models import (
     AttemptItem,
     CheckpointItem,
@@ -132,8 +135,14 @@ def routes(service: Service) -> APIRouter:
             raise not_found("there is no sweep of that id")
         flat = [dict(_flat(job.spec)) for job in found]
         varies = _varying(flat)
+        metric, goal = _compared_by(found)
+        values = {job.id: value for job in found if (value := getattr(job.progress, metric)) is not None}
+        best = min if goal == "minimize" else max
         return SweepDetail(
             id=sweep_id,
+            metric=metric,
+            goal=goal,
+            best=best(values, key=values.__getitem__) if values else None,
             states=dict(Counter(job.state for job in found)),
             varies=varies,
             jobs=[
@@ -143,6 +152,18 @@ def routes(service: Service) -> APIRouter:
         )
 
     return router
+
+
+def _compared_by(jobs: Sequence[JobSummary]) -> tuple[Any, Any]:
+    """Metric and goal of a sweep: as its jobs bear them, or by what they have."""
+    labels = jobs[0].labels
+    has_eval = any(job.progress.eval_loss is not None for job in jobs)
+    metric = SweepMetric(name="eval_loss" if has_eval else "train_loss")
+    # They are labels like any other, which a job that is none of a sweep's may bear as it likes.
+    with suppress(ValidationError):
+        stated = {"name": labels.get(METRIC_LABEL, metric.name), "goal": labels.get(GOAL_LABEL)}
+        metric = SweepMetric.model_validate(stated)
+    return metric.name, metric.natural_goal
 
 
 def item(job: JobSummary, at: float) -> JobItem:

@@ -270,6 +270,11 @@ class SweepDetail(Model):
     id: str
     states: dict[JobState, int]
     """How many are in each state."""
+    metric: Literal["eval_loss", "eval_exact_match", "train_loss"]
+    """What the jobs are compared by, a field of their progress."""
+    goal: Literal["minimize", "maximize"]
+    best: str | None
+    """Id of the job that is best now; `None` while none has the metric."""
     varies: list[str]
     """Fields in which the jobs differ."""
     jobs: list[SweepJob]

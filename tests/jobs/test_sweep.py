@@ -180,7 +180,8 @@ def test_names_stay_within_63_characters() -> None:
         ("{parameters: {}}", "sweep.parameters", "at least 1"),
         ("{}", "sweep.parameters", "missing"),
         ("3", "sweep", "block"),
-        ("{metric: {name: x, goal: up}, parameters: {lora.r: {values: [1]}}}", "sweep.metric.goal", "'maximize'"),
+        ("{metric: {goal: up}, parameters: {lora.r: {values: [1]}}}", "sweep.metric.goal", "'maximize'"),
+        ("{metric: {name: x}, parameters: {lora.r: {values: [1]}}}", "sweep.metric.name", "'eval_exact_match'"),
     ],
 )
 def test_a_faulty_sweep_is_answered_at_its_line(block: str, field: str, words: str) -> None:
@@ -206,9 +207,22 @@ def test_a_sweep_and_the_command_line_cannot_set_the_same_field() -> None:
     assert len(load_text(MINIMAL + GRID, overrides=["sweep.parameters.lora.r={values: [1, 2, 3]}"])) == 9
 
 
-def test_the_label_of_the_sweep_is_its_own() -> None:
-    problem = the_problem(MINIMAL + "labels:\n  sweep: mine\n" + GRID)
-    assert (problem.field, problem.line) == ("labels.sweep", 6)
+@pytest.mark.parametrize("label", ["sweep", "sweep-metric", "sweep-goal"])
+def test_the_labels_of_the_sweep_are_its_own(label: str) -> None:
+    problem = the_problem(MINIMAL + f"labels:\n  {label}: mine\n" + GRID)
+    assert (problem.field, problem.line) == (f"labels.{label}", 6)
+
+
+def test_each_job_bears_what_the_sweep_compares_by() -> None:
+    def labels(metric: str) -> dict[str, str]:
+        [one, *_] = load_text(MINIMAL + f"sweep: {{{metric} parameters: {{lora.r: {{values: [1, 2]}}}}}}\n")
+        return dict(one.spec.labels)
+
+    assert labels("") == {"sweep": "first"}
+    assert labels("metric: {},") == {"sweep": "first", "sweep-metric": "eval_loss", "sweep-goal": "minimize"}
+    exact = {"sweep": "first", "sweep-metric": "eval_exact_match", "sweep-goal": "maximize"}
+    assert labels("metric: {name: eval_exact_match},") == exact
+    assert labels("metric: {goal: maximize},") == {**exact, "sweep-metric": "eval_loss"}
 
 
 def test_a_bad_name_of_a_sweep_is_told_once() -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from jobs.errors import SpecError
 from jobs.loading import LoadedSpec
+from jobs.records import JobProgress
 from jobs.sources import SpecSource
 from jobs.spec import JobSpec
 from orchestrator.api.limits import Limits
@@ -42,7 +43,34 @@ def test_yaml_with_several_documents_and_a_sweep(served: Served) -> None:
         assert sweep["varies"] == ["lora.r"]
         assert [job["values"]["lora.r"] for job in sweep["jobs"]] == [4, 8, 16]
         assert sweep["states"] == {"PENDING": 3}
+        assert (sweep["metric"], sweep["goal"], sweep["best"]) == ("train_loss", "minimize", None)
         assert http.get("/sweeps/none").status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("metric", "goal", "best"),
+    [
+        ("", "minimize", "first-002"),
+        ("metric: {name: eval_loss}, ", "minimize", "first-002"),
+        ("metric: {name: eval_exact_match}, ", "maximize", "first-003"),
+        ("metric: {name: train_loss, goal: maximize}, ", "maximize", "first-001"),
+    ],
+)
+def test_a_sweep_is_compared_by_what_it_names(served: Served, metric: str, goal: str, best: str) -> None:
+    text = MINIMAL + f"sweep: {{{metric}parameters: {{lora.r: {{values: [4, 8, 16, 32]}}}}}}\n"
+    reached = {"first-001": (0.9, 0.3, 0.1), "first-002": (0.5, 0.2, 0.4), "first-003": (0.7, 0.25, 0.8)}
+    with served.http() as http:
+        submitted = http.post("/jobs", content=text, headers=YAML, params=DIRECTORY).json()
+        [sweep] = {job["sweep_id"] for job in submitted["jobs"]}
+        served.journal.record_progress(
+            {
+                job: JobProgress(train_loss=train, eval_loss=loss, eval_exact_match=exact)
+                for job, (train, loss, exact) in reached.items()
+            }
+        )
+        found = http.get(f"/sweeps/{sweep}").json()
+    assert (found["goal"], found["best"]) == (goal, best)
+    assert found["varies"] == ["lora.r"]
 
 
 def test_json_one_or_a_list(served: Served) -> None:

@@ -16,6 +16,7 @@ import { thread, threadStyle } from "../threads.js";
 const FIRST_CURVES = 12;
 const MOST_CURVES = 24;
 const METRICS = [["Held-out loss", "eval_loss"], ["Train loss", "loss"]];
+const COMPARED_BY = { eval_loss: "held-out loss", eval_exact_match: "exact match", train_loss: "loss" };
 // Every job has its own: they tell nothing of what was tried.
 const NO_PARAMETERS = new Set(["labels.sweep", "name"]);
 
@@ -38,11 +39,11 @@ export function SweepPage({ id }) {
 }
 
 function Body({ sweep, isSettled }) {
-  const hasEval = sweep.jobs.some((job) => job.progress.eval_loss !== null);
-  const best = (job) => (hasEval ? job.progress.eval_loss : job.progress.train_loss) ?? Infinity;
+  const up = sweep.goal === "maximize" ? -1 : 1;
+  const worth = (job) => (job.progress[sweep.metric] === null ? Infinity : up * job.progress[sweep.metric]);
   const [chosen, setChosen] = useState(null);
   const first = useMemo(() => {
-    const ranked = [...sweep.jobs].sort((a, b) => best(a) - best(b)).slice(0, FIRST_CURVES);
+    const ranked = [...sweep.jobs].sort((a, b) => (worth(a) < worth(b) ? -1 : worth(a) > worth(b) ? 1 : 0)).slice(0, FIRST_CURVES);
     return Object.fromEntries(ranked.map((job) => [job.id, true]));
   }, [sweep.id]);
   const selection = chosen ?? first;
@@ -54,17 +55,17 @@ function Body({ sweep, isSettled }) {
     <${Panel} title="Curves together" aside=${html`<span class="soft">${plural(jobs.length, "job")} chosen below</span>`}>
       <${Curves} jobs=${jobs} isSettled=${isSettled} />
     <//>
-    <${Panel} title="Jobs by what they reached">
-      <${Listing} sweep=${sweep} fields=${fields} hasEval=${hasEval} selection=${selection} setSelection=${setChosen} />
+    <${Panel} title="Jobs by what they reached" aside=${html`<span class="soft">compared by ${COMPARED_BY[sweep.metric]}, the ${up < 0 ? "higher" : "lower"} the better</span>`}>
+      <${Listing} sweep=${sweep} fields=${fields} selection=${selection} setSelection=${setChosen} />
     <//>
   `;
 }
 
-function Listing({ sweep, fields, hasEval, selection, setSelection }) {
+function Listing({ sweep, fields, selection, setSelection }) {
   const columnsOf = useMemo(
     () => [
       choosing((job) => job.name),
-      { id: "name", header: "Job", accessorKey: "name", cell: ({ row: { original: job } }) => html`<i class="thread" /><${Link} href=${to.job(job.id)}>${job.name}<//>`, meta: { class: "name" } },
+      { id: "name", header: "Job", accessorKey: "name", cell: ({ row: { original: job } }) => html`<i class="thread" /><${Link} href=${to.job(job.id)}>${job.name}<//>${job.id === sweep.best && html` <span class="soft">best</span>`}`, meta: { class: "name" } },
       ...fields.map((field) => ({
         id: field,
         header: html`<span title=${field}>${field.split(".").pop()}</span>`,
@@ -74,18 +75,18 @@ function Listing({ sweep, fields, hasEval, selection, setSelection }) {
         meta: { align: "right" },
       })),
       { id: "eval_loss", header: "Held-out loss", accessorFn: (job) => job.progress.eval_loss ?? undefined, cell: ({ getValue }) => loss(getValue()), sortUndefined: "last", meta: { align: "right" } },
-      { id: "exact", header: "Exact match", accessorFn: (job) => job.progress.eval_exact_match ?? undefined, cell: ({ getValue }) => (getValue() === undefined ? "–" : `${(100 * getValue()).toFixed(1)} %`), sortUndefined: "last", meta: { align: "right", isWide: true } },
-      { id: "loss", header: "Loss", accessorFn: (job) => job.progress.train_loss ?? undefined, cell: ({ getValue }) => loss(getValue()), sortUndefined: "last", meta: { align: "right" } },
+      { id: "eval_exact_match", header: "Exact match", accessorFn: (job) => job.progress.eval_exact_match ?? undefined, cell: ({ getValue }) => (getValue() === undefined ? "–" : `${(100 * getValue()).toFixed(1)} %`), sortUndefined: "last", meta: { align: "right", isWide: true } },
+      { id: "train_loss", header: "Loss", accessorFn: (job) => job.progress.train_loss ?? undefined, cell: ({ getValue }) => loss(getValue()), sortUndefined: "last", meta: { align: "right" } },
       { id: "steps", header: "Steps", accessorFn: (job) => job.progress.step, cell: ({ row }) => html`<${Progress} progress=${row.original.progress} />`, meta: { isWide: true } },
       { id: "state", header: "State", accessorKey: "state", cell: ({ getValue }) => html`<${State} state=${getValue()} />` },
     ],
-    [fields.join(" ")],
+    [fields.join(" "), sweep.best],
   );
   const table = useTable({
     data: sweep.jobs,
     columns: columnsOf,
     rowId: (job) => job.id,
-    sorting: [{ id: hasEval ? "eval_loss" : "loss", desc: false }],
+    sorting: [{ id: sweep.metric, desc: sweep.goal === "maximize" }],
     selection,
     onSelection: setSelection,
   });
