@@ -9,6 +9,8 @@ import subprocess
 
 import pytest
 
+from tests.nursery import Child
+
 _PATIENCE_SECONDS = 60.0
 
 
@@ -35,7 +37,7 @@ def free_port() -> int:
         return listening.getsockname()[1]
 
 
-def end(process: subprocess.Popen[bytes]) -> None:
+def end(process: subprocess.Popen[bytes] | Child) -> None:
     """Ask a process to end; it is gone after this, whatever it does."""
     if process.poll() is not None:
         return

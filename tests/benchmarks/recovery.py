@@ -17,8 +17,8 @@ from contextlib import closing
 from pathlib import Path
 
 from tests.benchmarks.endless import endless_jobs
-from tests.faults.nursery import Nursery
 from tests.faults.runs import STEP, Run
+from tests.nursery import Nursery
 from tests.real_inputs import require
 
 _JOBS = 4

@@ -16,6 +16,7 @@ from dashboards.panels import Panel, panels
 from jobs.records import JobState
 from orchestrator.client import Client
 from tests.machine import free_port, program
+from tests.nursery import Nursery
 from tests.orchestrator.conftest import WriteSpecs, rows, tiny_base, write_specs
 from tests.orchestrator.served import Served, states, submit
 from tests.prometheus import MEND, Prometheus
@@ -41,9 +42,10 @@ def configuration(folder: Path, targets: Path) -> Path:
 
 
 @pytest.fixture
-def service(tmp_path: Path) -> Iterator[Served]:
+def service(tmp_path: Path, nursery: Nursery) -> Iterator[Served]:
     program("prometheus", mend=MEND)
-    served = Served(tmp_path / "data", "--in-process", "--prometheus-dir", str(tmp_path / "targets"))
+    targets = str(tmp_path / "targets")
+    served = Served(tmp_path / "data", "--in-process", "--prometheus-dir", targets, nursery=nursery)
     yield served
     served.close()
 

@@ -24,9 +24,9 @@ import yaml
 
 from jobs.records import JobState
 from orchestrator.clusters.processes import descendants
-from tests.faults.nursery import Nursery
 from tests.faults.runs import STEP, Run
 from tests.faults.seeded import kept_if_broken
+from tests.nursery import Nursery
 from tests.tiny_base import write_rows, write_tiny_base
 
 IN_PROCESS = ("--in-process", "--workers", "1")

@@ -17,7 +17,7 @@ from jobs.artifacts import verify
 from jobs.records import JobState
 from orchestrator.clusters.processes import descendants
 from orchestrator.journal import JournalReader
-from tests.faults.nursery import Nursery, Request
+from tests.nursery import Nursery, Request
 from tests.published import content
 
 _SECONDS = 480.0

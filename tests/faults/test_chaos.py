@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tests.faults.chaos import chaos
-from tests.faults.nursery import Nursery
+from tests.nursery import Nursery
 
 
 def test_a_short_history_of_kills_loses_and_doubles_nothing(nursery: Nursery, tmp_path: Path) -> None:

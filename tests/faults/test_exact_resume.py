@@ -12,8 +12,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.faults.nursery import Nursery
 from tests.faults.runs import Run
+from tests.nursery import Nursery
 
 WriteSpecs = Callable[..., Path]
 

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from orchestrator.interruption import GRACE_SECONDS
-from tests.faults.nursery import Nursery
 from tests.faults.runs import Run
+from tests.nursery import Nursery
 
 WriteSpecs = Callable[..., Path]
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.nursery import Nursery
 from tests.faults.runs import STEP, Run
+from tests.nursery import Nursery
 
 WriteSpecs = Callable[..., Path]
 

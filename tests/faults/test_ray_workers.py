@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from tests.faults.nursery import Nursery
 from tests.faults.runs import Run
+from tests.nursery import Nursery
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(1200)]
 WriteSpecs = Callable[..., Path]

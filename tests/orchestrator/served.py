@@ -12,6 +12,7 @@ from typing import Any
 from jobs.records import JobState
 from orchestrator.client import Client
 from tests.machine import end
+from tests.nursery import Child, Nursery, Request
 
 PATIENCE_SECONDS = 240.0
 
@@ -19,35 +20,45 @@ PATIENCE_SECONDS = 240.0
 class Served:
     """One data directory and whichever process serves it."""
 
-    def __init__(self, data_dir: Path, *options: str, patience_seconds: float = PATIENCE_SECONDS) -> None:
+    def __init__(
+        self,
+        data_dir: Path,
+        *options: str,
+        nursery: Nursery | None = None,
+        patience_seconds: float = PATIENCE_SECONDS,
+    ) -> None:
+        """Nothing is started yet.
+
+        Args:
+            data_dir: Of the service.
+            options: Of `loraloom serve`.
+            nursery: Forks it; without one it starts as it does for users, which takes half a minute of a busy core.
+            patience_seconds: For whatever is waited for.
+        """
         self.data_dir = data_dir
+        self._nursery = nursery
         self._patience_seconds = patience_seconds
         self._options = options
         self._log = data_dir.with_suffix(".log")
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: subprocess.Popen[bytes] | Child | None = None
         self.url = ""
 
     def start(self) -> Client:
         """Start it; a client of it, once it answers."""
-        began = self._log.stat().st_size if self._log.exists() else 0
-        with self._log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [
-                    sys.executable,
-                    "-m",
-                    "orchestrator.cli",
-                    "serve",
-                    "--data-dir",
-                    str(self.data_dir),
-                    "--port",
-                    "0",
-                    *self._options,
-                ],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
+        self._log.touch()
+        began = self._log.stat().st_size
+        arguments = ("serve", "--data-dir", str(self.data_dir), "--port", "0", *self._options)
+        if self._nursery is not None:
+            self.process = self._nursery.open(Request(arguments=arguments, output=str(self._log)))
+        else:
+            with self._log.open("ab") as log:
+                self.process = subprocess.Popen(
+                    [sys.executable, "-m", "orchestrator.cli", *arguments],
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    start_new_session=True,
+                )
         self.until(lambda: "serving at " in self.told(began), "it answers")
         self.url = self.told(began).split("serving at ")[1].split(",")[0]
         return Client(self.url)

@@ -13,6 +13,7 @@ import pytest
 from jobs.artifacts import verify
 from jobs.records import JobState
 from orchestrator.client import Client
+from tests.nursery import Nursery
 from tests.orchestrator.conftest import WriteSpecs
 from tests.orchestrator.served import Served, reasons, states, submit
 
@@ -21,11 +22,11 @@ ServedOf = Callable[..., Served]
 
 
 @pytest.fixture
-def served_of(tmp_path: Path) -> Iterator[ServedOf]:
+def served_of(tmp_path: Path, nursery: Nursery) -> Iterator[ServedOf]:
     made: list[Served] = []
 
-    def make(name: str = "data", *options: str) -> Served:
-        made.append(Served(tmp_path / name, "--in-process", *options))
+    def make(name: str = "data", *options: str, is_forked: bool = True) -> Served:
+        made.append(Served(tmp_path / name, "--in-process", *options, nursery=nursery if is_forked else None))
         return made[-1]
 
     yield make
@@ -44,7 +45,8 @@ def wait_for_step(served: Served, client: Client, job: str, number: int) -> None
 def test_jobs_are_submitted_paused_resumed_cancelled_and_their_adapters_downloaded_whole(
     served_of: ServedOf, write_specs: WriteSpecs, tmp_path: Path
 ) -> None:
-    served = served_of()
+    # As users start it: all that is imported is imported here.
+    served = served_of(is_forked=False)
     client = served.start()
     specs = write_specs({"training": LONG}, {"training": LONG}, {"training": {"max_steps": 6, "logging_steps": 1}})
     ids = submit(client, specs, key="once")
@@ -102,7 +104,7 @@ def test_a_higher_priority_takes_the_device_and_what_made_room_finishes_later_wi
     served_of: ServedOf, write_specs: WriteSpecs, other_base: Path, tmp_path: Path
 ) -> None:
     """One device, two bases: the second one can only come when the first job leaves."""
-    training = {"max_steps": 2500, "save_steps": 4000, "logging_steps": 500}
+    training = {"max_steps": 1500, "save_steps": 4000, "logging_steps": 500}
     low = {"name": "low", "scheduling": {"priority": 1, "packing": "exact"}, "training": training}
     served = served_of()
     client = served.start()

@@ -13,6 +13,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from jobs.artifacts import verify
 from orchestrator.client import Client
+from tests.nursery import Nursery
 from tests.orchestrator.served import Served
 from tests.web.browsing import Visit, visit
 
@@ -22,8 +23,9 @@ SpecOf = Callable[..., dict[str, Any]]
 
 
 @pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Served, Client]]:
-    served = Served(tmp_path_factory.mktemp("web") / "data", "--in-process", "--queue", "night=1:1")
+def service(tmp_path_factory: pytest.TempPathFactory, nursery: Nursery) -> Iterator[tuple[Served, Client]]:
+    folder = tmp_path_factory.mktemp("web") / "data"
+    served = Served(folder, "--in-process", "--queue", "night=1:1", nursery=nursery)
     try:
         yield served, served.start()
     finally:
