@@ -4,6 +4,9 @@ PYTHON ?= python3
 # Passed to pip, for instance to name an index that has the wheels of another torch build.
 PIP_FLAGS ?=
 
+# Tests start processes by the dozen: each would compile our modules anew.
+export PYTHONDONTWRITEBYTECODE :=
+
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 

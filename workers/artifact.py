@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -145,9 +146,15 @@ def _manifest(source: Provenance, hashes: Mapping[str, str], adapter: Adapter) -
         "metrics": metrics(source),
         "ledger": source.ledger.figures(at=0.0),
         "num_threads": source.num_threads,
-        "versions": {name: version(name) for name in ("loraloom", "torch", "transformers", "datasets", "safetensors")},
+        "versions": dict(_versions()),
         "files": dict(hashes),
     }
+
+
+@cache
+def _versions() -> Mapping[str, str]:
+    """Read once: looking one up parses all that a package says of itself."""
+    return {name: version(name) for name in ("loraloom", "torch", "transformers", "datasets", "safetensors")}
 
 
 def metrics(source: Provenance) -> dict[str, float | int]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import signal
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,7 @@ from safetensors.torch import load_file
 
 from tests.faults.runs import Run
 from tests.nursery import Nursery
-
-WriteSpecs = Callable[..., Path]
+from tests.orchestrator.conftest import WriteSpecs, specs_in
 
 EXACT: dict[str, Any] = {"scheduling": {"packing": "exact"}, "lora": {"lora_dropout": 0.1}}
 TRAINING = {
@@ -37,17 +35,17 @@ JOBS: tuple[dict[str, Any], ...] = (
 ROWS_A_STEP = 6
 
 
-@pytest.fixture
-def specs(write_specs: WriteSpecs) -> Path:
+@pytest.fixture(scope="module")
+def specs(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path, rows: Path) -> Path:
     jobs = [{**one, "training": {**one["training"]}} for one in JOBS]
     jobs[2]["training"]["eval_strategy"] = "no"
-    return write_specs(*jobs)
+    return specs_in(tmp_path_factory.mktemp("exact"), tiny_base, rows)(*jobs)
 
 
-@pytest.fixture
-def whole(nursery: Nursery, specs: Path, tmp_path: Path) -> Run:
+@pytest.fixture(scope="module")
+def whole(nursery: Nursery, specs: Path) -> Run:
     """The run that nobody disturbs."""
-    run = Run(nursery, specs, tmp_path / "whole")
+    run = Run(nursery, specs, specs.parent / "whole")
     run.finish()
     run.rows_of_epochs(ROWS_A_STEP)
     return run

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,7 @@ import pytest
 from orchestrator.interruption import GRACE_SECONDS
 from tests.faults.runs import Run
 from tests.nursery import Nursery
-
-WriteSpecs = Callable[..., Path]
+from tests.orchestrator.conftest import WriteSpecs, specs_in
 
 TRAINING: dict[str, Any] = {
     "max_steps": 40,
@@ -29,9 +27,10 @@ def run(nursery: Nursery, write_specs: WriteSpecs, tmp_path: Path) -> Run:
     return Run(nursery, write_specs(EXACT), tmp_path / "run")
 
 
-@pytest.fixture
-def whole(nursery: Nursery, run: Run, tmp_path: Path) -> Run:
-    run = Run(nursery, run.specs, tmp_path / "whole")
+@pytest.fixture(scope="module")
+def whole(nursery: Nursery, tmp_path_factory: pytest.TempPathFactory, tiny_base: Path, rows: Path) -> Run:
+    folder = tmp_path_factory.mktemp("whole")
+    run = Run(nursery, specs_in(folder, tiny_base, rows)(EXACT), folder / "whole")
     run.finish()
     return run
 

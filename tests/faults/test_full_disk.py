@@ -6,15 +6,14 @@ import errno
 import os
 import random
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.faults.runs import STEP, Run
 from tests.nursery import Nursery
-
-WriteSpecs = Callable[..., Path]
+from tests.orchestrator.conftest import specs_in
 
 SIZE_BYTES = 16 * 2**20
 TRAINING = {"max_steps": 60, "per_device_train_batch_size": 2, "logging_steps": 1, "save_steps": 2}
@@ -49,13 +48,22 @@ def fill(ballast: Path) -> None:
                 size //= 2
 
 
+@pytest.fixture(scope="module")
+def specs(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path, rows: Path) -> Path:
+    return specs_in(tmp_path_factory.mktemp("disk"), tiny_base, rows)(JOB, JOB)
+
+
+@pytest.fixture(scope="module")
+def whole(nursery: Nursery, specs: Path) -> Run:
+    run = Run(nursery, specs, specs.parent / "whole")
+    run.finish()
+    return run
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_filled_at_any_moment_it_says_so_and_goes_on_to_the_same_bytes_when_there_is_room(
-    nursery: Nursery, write_specs: WriteSpecs, tmp_path: Path, small_disk: Path, seed: int
+    nursery: Nursery, specs: Path, whole: Run, small_disk: Path, seed: int
 ) -> None:
-    specs = write_specs(JOB, JOB)
-    whole = Run(nursery, specs, tmp_path / "whole")
-    whole.finish()
     run = Run(nursery, specs, small_disk)
     ballast = small_disk / "ballast"
     draw = random.Random(seed)

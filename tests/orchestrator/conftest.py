@@ -42,27 +42,31 @@ def laid_over(spec: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-@pytest.fixture
-def write_specs(tmp_path: Path, tiny_base: Path, rows: Path) -> WriteSpecs:
-    """Write a spec file: one document for each mapping, laid over a small job that works."""
+def specs_in(folder: Path, base: Path, rows: Path) -> WriteSpecs:
+    """Writes spec files: one document for each mapping, laid over a small job that works."""
 
     def write(*documents: dict[str, Any], name: str = "jobs.yaml") -> Path:
         texts = []
         for number, document in enumerate(documents):
             spec: dict[str, Any] = {
                 "name": f"job-{number}",
-                "model": {"model_name_or_path": str(tiny_base), "dtype": "float32"},
+                "model": {"model_name_or_path": str(base), "dtype": "float32"},
                 "lora": {"r": 4, "target_modules": ["q_proj", "v_proj"]},
                 "datasets": [{"path": str(rows)}],
                 "val_size": 6,
                 "training": {"max_steps": 4, "per_device_train_batch_size": 3, "learning_rate": 0.01},
             }
             texts.append(yaml.safe_dump(laid_over(spec, document), sort_keys=False))
-        path = tmp_path / name
+        path = folder / name
         path.write_text("---\n".join(texts), encoding="utf-8")
         return path
 
     return write
+
+
+@pytest.fixture
+def write_specs(tmp_path: Path, tiny_base: Path, rows: Path) -> WriteSpecs:
+    return specs_in(tmp_path, tiny_base, rows)
 
 
 @pytest.fixture

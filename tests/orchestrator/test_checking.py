@@ -14,7 +14,6 @@ import pytest
 
 from jobs.spec import JobSpec
 from orchestrator.checking import TIMEOUT_SECONDS, Checked, Checker
-from tests.tiny_base import write_rows, write_tiny_base
 
 
 def spec_of(name: str, base: str = "none") -> JobSpec:
@@ -82,6 +81,9 @@ def test_a_job_that_hangs_the_process_fails_after_its_time(checker: Checker) -> 
 
 
 def test_a_real_base_and_its_data_are_estimated_and_what_is_wrong_is_told(tmp_path: Path) -> None:
+    # Not above: the processes of the other tests import this module, and need none of it.
+    from tests.tiny_base import write_rows, write_tiny_base
+
     base = write_tiny_base(tmp_path / "base")
     rows = write_rows(tmp_path / "rows.jsonl", 4)
     good = {"name": "good", "model": {"model_name_or_path": str(base)}, "datasets": [{"path": str(rows)}]}

@@ -99,15 +99,6 @@ def test_two_bases_on_two_workers_of_one_machine(
     assert life == [JobState.STARTING, JobState.RUNNING, JobState.SUCCEEDED]
 
 
-def test_jobs_of_one_base_are_spread_over_both_workers(
-    tmp_path: Path, cluster: RayCluster, write_specs: WriteSpecs
-) -> None:
-    scheduler = schedule(write_specs({}, {}, {}, {}), cluster, tmp_path, Recorder())
-    drive(scheduler)
-    placed = [job.worker_id for job in scheduler.jobs.values()]
-    assert sorted(placed.count(worker) for worker in set(placed)) == [2, 2]
-
-
 def test_a_base_that_cannot_be_loaded_is_reported_with_its_tracebacks_last_line(
     tmp_path: Path, cluster: RayCluster, write_specs: WriteSpecs, tiny_base: Path
 ) -> None:

@@ -17,7 +17,7 @@ from workers.dataset import Row
 from workers.lane import Lane
 
 NAMES = ("faulty", "left", "middle", "right")
-WAYS = ({"num_lanes": 2}, {"num_lanes": 3}, {"grouped": True}, {"grouped": True, "num_lanes": 2})
+WAYS = ({"num_lanes": 3}, {"grouped": True}, {"grouped": True, "num_lanes": 2})
 
 
 def together(
