@@ -117,13 +117,15 @@ class Lives:
         if history is not None:
             self._listeners.append(history)
 
-    def start_attempt(self, job: Job, worker_id: str, message: str) -> None:
-        """Hand a job to a worker; the attempt's number is in the job then."""
+    def start_attempt(self, job: Job, worker_id: str, message: str, *, node: str | None = None) -> None:
+        """Hand a job to a worker, on a machine if the cluster has several; the attempt's number is in the job then."""
         self._require(job, JobState.STARTING)
         at = self._now()
         self._keep_time(job, JobState.STARTING, at)
         number, event = self._durably(
-            lambda: self._journal.start_attempt(job.id, worker_id=worker_id, reason="placed", message=message, at=at)
+            lambda: self._journal.start_attempt(
+                job.id, worker_id=worker_id, reason="placed", message=message, at=at, node=node
+            )
         )
         job.attempt, job.worker_id = number, worker_id
         self._tell(job, event)

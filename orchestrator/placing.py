@@ -197,7 +197,8 @@ class Placing:
         for placement in decision.placements:
             job = self._roster.jobs[placement.job_id]
             job.progress = replace(job.progress, total_steps=self._estimates[job.id].total_steps)
-            self._lives.start_attempt(job, placement.worker_id, placement.reason)
+            node = self._roster.workers[placement.worker_id].worker.device.node
+            self._lives.start_attempt(job, placement.worker_id, placement.reason, node=node)
             self.line.remove(job.id)
             self._survey.placed(job)
             self._num_placed += 1

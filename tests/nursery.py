@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 import traceback
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,10 @@ class Request:
     """The same of stderr; `output` where it is none."""
     folder: str | None = None
     """To run in; that of the tests where it is none."""
+    environment: dict[str, str] = field(default_factory=dict)
+    """Set before anything runs; what was imported before has not seen it."""
+    module: str = "orchestrator.cli"
+    """Whose `main` runs."""
     rows: str | None = None
     """File to which each micro-batch that is trained on appends a line: job, step, number, positions of its rows."""
     die_in: tuple[str, int, str] | None = None
@@ -153,7 +157,7 @@ def _child(request: Request) -> None:
             os.dup2(descriptor, target)
         if request.folder is not None:
             os.chdir(request.folder)
-        os.environ["TOKENIZERS_PARALLELISM"] = "false"
+        os.environ.update({"TOKENIZERS_PARALLELISM": "false", **request.environment})
         if request.rows is not None:
             _record_rows(Path(request.rows))
         if request.die_in is not None:
@@ -163,9 +167,7 @@ def _child(request: Request) -> None:
         if request.arguments[0] == "serve":
             _fork_checker()
         sys.argv = ["loraloom", *request.arguments]
-        from orchestrator.cli import main
-
-        main()
+        importlib.import_module(request.module).main()
     except SystemExit as end:
         code = end.code or 0
     except BaseException:

@@ -16,8 +16,10 @@ import pytest
 from jobs.loading import load_files
 from orchestrator.interruption import GRACE_SECONDS
 from tests.machine import free_port
+from tests.nursery import Nursery, Request
 
 WriteSpecs = Callable[..., Path]
+Forked = Callable[..., subprocess.CompletedProcess[str]]
 COMMAND = [sys.executable, "-m", "orchestrator.cli"]
 
 
@@ -25,6 +27,22 @@ def loraloom(*arguments: str | Path, cwd: Path | None = None, timeout: float = 2
     return subprocess.run(
         [*COMMAND, *map(str, arguments)], capture_output=True, text=True, cwd=cwd, timeout=timeout, check=False
     )
+
+
+@pytest.fixture
+def forked(nursery: Nursery, tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """The same for commands that need torch, which is imported already."""
+
+    def run(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+        out, err = tmp_path / "stdout.txt", tmp_path / "stderr.txt"
+        words = tuple(map(str, arguments))
+        child = nursery.open(Request(arguments=words, output=str(out), errors=str(err), environment=environment))
+        done = subprocess.CompletedProcess(words, child.wait(480), out.read_text(), err.read_text())
+        out.unlink()
+        err.unlink()
+        return done
+
+    return run
 
 
 def processes_mentioning(text: str) -> list[str]:
@@ -68,8 +86,8 @@ def test_schema_is_json_on_stdout() -> None:
     assert json.loads(done.stdout)["properties"]["lora"]
 
 
-def test_validate_prints_one_json_object(write_specs: WriteSpecs) -> None:
-    done = loraloom("validate", write_specs({}, {"lora": {"r": 8}}), "--json")
+def test_validate_prints_one_json_object(forked: Forked, write_specs: WriteSpecs) -> None:
+    done = forked("validate", write_specs({}, {"lora": {"r": 8}}), "--json")
     assert done.returncode == 0, done.stderr
     first, second = json.loads(done.stdout)["jobs"]
     assert (first["train_rows"], first["eval_rows"], first["steps"]) == (18, 6, 4)
@@ -130,19 +148,21 @@ def test_run_in_process_keeps_stdout_for_data(tmp_path: Path, write_specs: Write
     assert (tmp_path / "out/loss.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_failed_job_is_exit_code_1_and_the_table_says_why(tmp_path: Path, write_specs: WriteSpecs) -> None:
+def test_a_failed_job_is_exit_code_1_and_the_table_says_why(
+    forked: Forked, tmp_path: Path, write_specs: WriteSpecs
+) -> None:
     specs = write_specs({}, {"training": {"learning_rate": 3e38, "max_steps": 30}})
-    done = loraloom("run", specs, "--in-process", "--output-dir", tmp_path / "out")
+    done = forked("run", specs, "--in-process", "--output-dir", tmp_path / "out")
     assert done.returncode == 1
     assert "FAILED" in done.stdout
     assert "not finite" in done.stdout
     assert "SUCCEEDED" in done.stdout
 
 
-def test_set_overrides_a_field_of_every_job(tmp_path: Path, write_specs: WriteSpecs) -> None:
-    done = loraloom("validate", write_specs({}, {}), "--set", "training.max_steps=7", "--json")
+def test_set_overrides_a_field_of_every_job(forked: Forked, write_specs: WriteSpecs) -> None:
+    done = forked("validate", write_specs({}, {}), "--set", "training.max_steps=7", "--json")
     assert [job["steps"] for job in json.loads(done.stdout)["jobs"]] == [7, 7]
-    wrong = loraloom("validate", write_specs({}), "--set", "training.max_stps=7")
+    wrong = forked("validate", write_specs({}), "--set", "training.max_stps=7")
     assert wrong.returncode == 2
     assert "max_steps" in wrong.stderr
 
@@ -150,52 +170,53 @@ def test_set_overrides_a_field_of_every_job(tmp_path: Path, write_specs: WriteSp
 @pytest.mark.ray
 @pytest.mark.parametrize("whole_group", [True, False], ids=["keyboard", "kill"])
 def test_interrupted_it_ends_within_five_seconds_leaving_no_process(
-    tmp_path: Path, write_specs: WriteSpecs, whole_group: bool
+    nursery: Nursery, tmp_path: Path, write_specs: WriteSpecs, whole_group: bool
 ) -> None:
-    marker = f"LORALOOM_TEST_MARK={tmp_path.name}-{os.getpid()}"
-    name, _, value = marker.partition("=")
-    process = subprocess.Popen(
-        [*COMMAND, "run", str(write_specs({"training": {"max_steps": 1_000_000}})), "--output-dir", tmp_path / "out"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        env={**os.environ, name: value},
+    name, value = "LORALOOM_TEST_MARK", f"{tmp_path.name}-{os.getpid()}"
+    specs = write_specs({"training": {"max_steps": 1_000_000}})
+    told = tmp_path / "told.txt"
+    told.touch()
+    process = nursery.open(
+        Request(
+            arguments=("run", str(specs), "--output-dir", str(tmp_path / "out")),
+            output=str(tmp_path / "stdout.txt"),
+            errors=str(told),
+            environment={name: value},
+        )
     )
-    assert process.stderr is not None
-    for line in process.stderr:
-        if " step " in line:
-            break
-    else:
-        pytest.fail("it ended before its first step")
+    while " step " not in told.read_text():
+        assert process.poll() is None, "it ended before its first step"
+        time.sleep(0.05)
     began = time.monotonic()
     if whole_group:
         os.killpg(process.pid, signal.SIGINT)
     else:
         process.send_signal(signal.SIGTERM)
-    _, told = process.communicate(timeout=60)
+    process.wait(60)
     seconds = time.monotonic() - began
     assert process.returncode == (130 if whole_group else 143)
     assert seconds <= GRACE_SECONDS, f"took {seconds:.1f} s"
-    assert "saved: job-0 at step " in told
-    assert "run the same command again to go on from there" in told
+    assert "saved: job-0 at step " in told.read_text()
+    assert "run the same command again to go on from there" in told.read_text()
     # What Ray had forked meanwhile ends by itself, once it finds nobody there.
     deadline = time.monotonic() + 60
-    while (left := processes_mentioning(marker)) and time.monotonic() < deadline:
+    while (left := processes_mentioning(f"{name}={value}")) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert left == []
     assert list((tmp_path / "out/artifacts").iterdir()) == []
 
 
-def test_a_ray_that_is_not_there_is_told_at_once(tmp_path: Path, write_specs: WriteSpecs) -> None:
-    done = loraloom("run", write_specs({}), "--ray-address", "127.0.0.1:1", "--output-dir", tmp_path / "out")
+def test_a_ray_that_is_not_there_is_told_at_once(forked: Forked, tmp_path: Path, write_specs: WriteSpecs) -> None:
+    done = forked("run", write_specs({}), "--ray-address", "127.0.0.1:1", "--output-dir", tmp_path / "out")
     assert done.returncode == 1
     assert "nothing answers at --ray-address 127.0.0.1:1" in done.stderr
     assert "Traceback" not in done.stderr
 
 
 @pytest.mark.ray
-def test_it_joins_a_ray_that_runs_already_and_leaves_it_running(tmp_path: Path, write_specs: WriteSpecs) -> None:
+def test_it_joins_a_ray_that_runs_already_and_leaves_it_running(
+    forked: Forked, tmp_path: Path, write_specs: WriteSpecs
+) -> None:
     port = free_port()
     environment = {**os.environ, "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
     start = [
@@ -208,14 +229,8 @@ def test_it_joins_a_ray_that_runs_already_and_leaves_it_running(tmp_path: Path, 
     try:
         assert head.stdout is not None
         assert any("Ray runtime started" in line for line in head.stdout)
-        done = subprocess.run(
-            [*COMMAND, "run", write_specs({}), "--ray-address", f"127.0.0.1:{port}", "--output-dir", tmp_path / "out"],
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=480,
-            check=False,
-        )
+        address = ("--ray-address", f"127.0.0.1:{port}")
+        done = forked("run", write_specs({}), *address, "--output-dir", tmp_path / "out", RAY_AUTH_MODE="disabled")
         assert done.returncode == 0, done.stderr
         assert (tmp_path / "out/artifacts/job-0/manifest.json").is_file()
         assert head.poll() is None

@@ -23,6 +23,7 @@ from orchestrator.clusters.processes import session_members
 from orchestrator.clusters.ray_daemon import RayDaemon, RayRecord
 from orchestrator.journal import JournalReader
 from orchestrator.run import RunOptions, run
+from tests.nursery import Child, Nursery, Request
 from tests.orchestrator.conftest import WriteSpecs
 
 pytestmark = pytest.mark.ray
@@ -45,19 +46,27 @@ def exact(seed: int, steps: int) -> dict[str, Any]:
 class Service:
     """One data directory, and the service of now in it."""
 
-    def __init__(self, root: Path, specs: Path, *options: str, environment: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, nursery: Nursery, root: Path, specs: Path, *options: str, environment: dict[str, str] | None = None
+    ) -> None:
+        self._nursery = nursery
         self.root = root
         self._said = root.with_name(f"{root.name}.txt")
         self._errors = root.with_name(f"{root.name}.err")
-        self._command = [sys.executable, "-m", "tests.orchestrator.small_service", str(root), str(specs), *options]
-        self._environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), **(environment or {})}
-        self.process: subprocess.Popen[bytes] | None = None
+        self._request = Request(
+            module="tests.orchestrator.small_service",
+            arguments=(str(root), str(specs), *options),
+            output=str(self._said),
+            errors=str(self._errors),
+            folder=str(REPOSITORY),
+            environment={"PYTHONPATH": str(REPOSITORY), **(environment or {})},
+        )
+        self.process: Child | None = None
 
     def start(self) -> None:
-        with self._said.open("ab") as said, self._errors.open("ab") as errors:
-            self.process = subprocess.Popen(
-                self._command, cwd=REPOSITORY, env=self._environment, stdout=said, stderr=errors
-            )
+        for path in (self._said, self._errors):
+            path.touch()
+        self.process = self._nursery.open(self._request)
 
     def kill(self) -> None:
         assert self.process is not None
@@ -128,11 +137,11 @@ def ended(service: Service) -> Iterator[None]:
 
 
 def test_ray_and_then_the_service_are_killed_and_no_step_of_a_worker_that_lives_is_lost(
-    write_specs: WriteSpecs, tmp_path: Path
+    nursery: Nursery, write_specs: WriteSpecs, tmp_path: Path
 ) -> None:
     specs = write_specs(exact(1, 500), exact(2, 500))
     whole = uninterrupted(specs, tmp_path / "whole")
-    service = Service(tmp_path / "service", specs)
+    service = Service(nursery, tmp_path / "service", specs)
     with ended(service):
         try:
             service.start()
@@ -189,7 +198,7 @@ def of_members(record: RayRecord, ask: Callable[[psutil.Process], Any]) -> list[
 
 
 def test_jobs_of_a_node_that_leaves_go_on_elsewhere_from_their_checkpoints_and_none_twice(
-    write_specs: WriteSpecs, tmp_path: Path
+    nursery: Nursery, write_specs: WriteSpecs, tmp_path: Path
 ) -> None:
     specs = write_specs(*(exact(seed, 300) for seed in range(3)))
     whole = uninterrupted(specs, tmp_path / "whole")
@@ -211,7 +220,7 @@ def test_jobs_of_a_node_that_leaves_go_on_elsewhere_from_their_checkpoints_and_n
     assert nodes.stdout is not None
     try:
         address, head = nodes.stdout.readline().split()
-        service = Service(tmp_path / "service", specs, "--address", address, environment=environment)
+        service = Service(nursery, tmp_path / "service", specs, "--address", address, environment=environment)
         with ended(service):
             service.start()
             for number in range(3):
