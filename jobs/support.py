@@ -46,6 +46,11 @@ UNSUPPORTED: tuple[Unsupported, ...] = (
     Unsupported(field="lora.init_from", asks=_is_set, instead="leave it out; adapters start from init_lora_weights"),
     Unsupported(field="lora.loraplus_lr_ratio", asks=_is_set, instead="leave it out; A and B share learning_rate"),
     Unsupported(field="task_type", asks=_is_not("CAUSAL_LM"), instead="write CAUSAL_LM, with the label as completion"),
+    *(
+        Unsupported(field=f"{rows}[].columns.{column}", asks=_is_set, instead="write the label as completion")
+        for rows in ("datasets", "eval_datasets")
+        for column in ("label", "text_pair")
+    ),
     Unsupported(field="datasets[].weight", asks=_is_set, instead="leave it out; max_samples sets how many rows count"),
     Unsupported(field="eval_datasets[].weight", asks=_is_set, instead="leave it out; every row counts the same"),
     Unsupported(field="training.neftune_noise_alpha", asks=_is_set, instead="leave it out"),

@@ -62,6 +62,7 @@ def render(
         DataError: A value is missing or of the wrong type; the message names the column, the caller adds the row.
     """
     if shape == "text":
+        _require_parts("are one `text`", training, assistant=True, completion=True)
         text = _string(row, "text")
         return Rendered(text=text, spans=((0, len(text)),), closed=True)
     if shape == "prompt_completion" and not isinstance(row.get("prompt"), list):
@@ -80,7 +81,21 @@ def render(
     return _conversation(turns, None, tokenizer, training)
 
 
+def _require_parts(rows: str, training: TrainingSpec, *, assistant: bool = False, completion: bool = False) -> None:
+    """Refuse to learn all of a row where a part of it was asked for that rows of its shape do not have."""
+    if assistant and training.assistant_only_loss:
+        raise DataError(
+            f"training.assistant_only_loss is on, and rows that {rows} have no turns: leave it out, or give `messages`"
+        )
+    if completion and training.completion_only_loss:
+        raise DataError(
+            f"training.completion_only_loss is on, and rows that {rows} have no completion: leave it out, or give "
+            "`prompt` and `completion`"
+        )
+
+
 def _joined(prompt: str, completion: str, training: TrainingSpec) -> Rendered:
+    _require_parts("are a prompt and a completion of plain text", training, assistant=True)
     text = prompt + completion
     start = 0 if training.completion_only_loss is False else len(prompt)
     return Rendered(text=text, spans=((start, len(text)),), closed=True)
@@ -106,6 +121,8 @@ def _conversation(
     if completion is not None and training.completion_only_loss is not False:
         before = _template(prompt, tokenizer, generation=True)
         return Rendered(text=text, spans=(_span(text, before, text, len(prompt)),), closed=False)
+    if completion is None:
+        _require_parts("are whole conversations", training, completion=True)
     return Rendered(text=text, spans=((0, len(text)),), closed=False)
 
 

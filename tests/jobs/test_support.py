@@ -15,6 +15,10 @@ ASKING = {
     "lora.init_from": ["other"],
     "lora.loraplus_lr_ratio": ["16"],
     "task_type": ["SEQ_CLS"],
+    "datasets[].columns.label": ["verdict"],
+    "datasets[].columns.text_pair": ["other"],
+    "eval_datasets[].columns.label": ["verdict"],
+    "eval_datasets[].columns.text_pair": ["other"],
     "datasets[].weight": ["0.5"],
     "eval_datasets[].weight": ["0.5"],
     "training.neftune_noise_alpha": ["5"],
@@ -48,10 +52,13 @@ INERT = {
 
 def document(field: str, value: str) -> tuple[str, str]:
     """A text that sets a field on its line 5, and the field as it is reported."""
-    if field.startswith("datasets[]"):
-        return MINIMAL + f"    {field.rpartition('.')[2]}: {value}\nval_size: 3\n", field.replace("[]", "[0]")
-    if field.startswith("eval_datasets[]"):
-        return MINIMAL + f"eval_datasets: [{{path: a, weight: {value}}}]\n", field.replace("[]", "[0]")
+    rows, _, key = field.partition("[].")
+    inner, _, column = key.rpartition(".")
+    entry = f"{inner}: {{{column}: {value}}}" if inner else f"{key}: {value}"
+    if rows == "datasets":
+        return MINIMAL + f"    {entry}\nval_size: 3\n", field.replace("[]", "[0]")
+    if rows == "eval_datasets":
+        return MINIMAL + f"eval_datasets: [{{path: a, {entry}}}]\n", field.replace("[]", "[0]")
     block, _, key = field.rpartition(".")
     # With rows to evaluate on, so that nothing clashes with the fields that need them.
     end = "val_size: 3\n"

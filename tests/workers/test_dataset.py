@@ -75,6 +75,23 @@ def test_of_plain_text_everything_but_the_first_token_is_learned(tmp_path: Path)
     assert (words(row), learned(row)) == ("a b c <end>", "b c <end>")
 
 
+@pytest.mark.parametrize(
+    ("row", "flag", "missing"),
+    [
+        ({"text": "a b"}, "assistant_only_loss", "no turns"),
+        ({"text": "a b"}, "completion_only_loss", "no completion"),
+        ({"prompt": "a ", "completion": "yes"}, "assistant_only_loss", "no turns"),
+        ({"instruction": "a", "output": "yes"}, "assistant_only_loss", "no turns"),
+    ],
+)
+def test_a_part_that_rows_do_not_have_cannot_be_asked_for(
+    tmp_path: Path, row: dict[str, str], flag: str, missing: str
+) -> None:
+    """All of the row would be learned, of which the user has said that a part is not to be."""
+    with pytest.raises(DataError, match=rf"training\.{flag} is on, and rows that .* have {missing}"):
+        loaded(tmp_path, [row], training={flag: True})
+
+
 def test_text_that_ends_with_the_end_token_gets_no_second_one(tmp_path: Path) -> None:
     (row,) = loaded(tmp_path, [{"prompt": "a ", "completion": "yes <end>"}]).train
     assert (words(row), learned(row)) == ("a yes <end>", "yes <end>")
@@ -211,6 +228,15 @@ class TestWithTheRealTokenizer:
         whole, learned = self.decoded(data, smollm2)
         assert whole == smollm2.apply_chat_template(list(TURNS), tokenize=False)
         assert learned == "Yes.<|im_end|>\nLight scatters.<|im_end|>\n"
+
+    def test_of_whole_conversations_there_is_no_completion_to_be_learned_alone(
+        self, tmp_path: Path, smollm2: PreTrainedTokenizerBase
+    ) -> None:
+        with pytest.raises(DataError, match=r"completion_only_loss is on, and rows that are whole conversations"):
+            loaded(tmp_path, [{"messages": TURNS}], smollm2, training={"completion_only_loss": True})
+        both = {"completion_only_loss": True, "assistant_only_loss": True}
+        data = loaded(tmp_path, [{"messages": TURNS}], smollm2, training=both)
+        assert self.decoded(data, smollm2)[1] == "Yes.<|im_end|>\nLight scatters.<|im_end|>\n"
 
     @pytest.mark.parametrize("completion", ["Yes.", [{"role": "assistant", "content": "Yes."}]], ids=["text", "turns"])
     def test_a_conversational_prompt_is_not_learned(
