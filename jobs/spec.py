@@ -29,7 +29,7 @@ class ModelSpec(Block):
     model_name_or_path: types.Text
     """A directory with a model, or its name on the hub."""
     revision: types.Text | None = None
-    """Commit, tag or branch of a hub model; pinned to a commit when the job is submitted."""
+    """Commit, tag or branch of a hub model; `serve` trains the commit that it was when the job was looked into."""
     dtype: Literal["auto", "float32", "bfloat16", "float16", "float64"] = "auto"
     """Type of the base's weights; `auto` takes the type they are stored in. `float64` is for testing."""
     load_in_4bit: types.Flag = False

@@ -131,6 +131,7 @@ def serve(options: ServeOptions, console: Console) -> None:
             tokens=Tokens.read(options.token_file, warn=service.say) if options.token_file is not None else None,
             roots=options.roots,
             cluster=lambda: service.view,
+            not_ready=lambda: "it is being stopped; jobs are saved and go on later" if service.is_draining else None,
             registry=monitoring.registry,
             log_path=files.log_of,
             job_files=files.job_files,
@@ -156,6 +157,7 @@ class _Service:
     ) -> None:
         self.wake = threading.Event()
         self.view: ClusterView | None = None
+        self.is_draining = False
         self._options = options
         self._journal = journal
         self._files = files
@@ -383,6 +385,7 @@ class _Service:
 
     def _drain(self, scheduler: Scheduler, interruption: Interruption) -> None:
         assert interruption.requested is not None
+        self.is_draining = True
         interruption.breaks_off = lambda: False
         name = signal.Signals(interruption.requested).name
         self.say(f"{name}: saving all jobs, within {interruption.grace_seconds:g} seconds")

@@ -11,6 +11,7 @@ from pathlib import Path
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
+from jobs.errors import LoraloomError
 from jobs.view import ClusterView
 from orchestrator.api import cluster as cluster_routes
 from orchestrator.api import (
@@ -63,7 +64,7 @@ def build_app(
         tokens: Who may call; `None` lets everybody of this machine.
         roots: Folders that local files of specs must lie in; `None` for anywhere but `data_dir`.
         cluster: The scheduler's latest view, from any thread.
-        not_ready: What is still waited for; `None` once requests can be answered.
+        not_ready: Why no requests should come now, such as that the service is being stopped; `None` else.
         registry: Shown at `/metrics`; the times of requests are added to it.
         log_path: Where a job's log is, by its id.
         job_files: Checkpoints and adapters; those in `data_dir` where not given.
@@ -122,7 +123,7 @@ def build_app(
     ):
         app.include_router(router, responses=openapi.problems(*openapi.ALWAYS))
     app.include_router(
-        health.routes(version=number, not_ready=not_ready, registry=registry),
+        health.routes(version=number, not_ready=lambda: not_ready() or _unreadable(reader), registry=registry),
         responses=openapi.problems(401, 403, 421),
     )
     app.include_router(pages.routes())
@@ -131,3 +132,12 @@ def build_app(
     app.add_middleware(Authentication, address=address, tokens=tokens)
     app.add_middleware(RequestTimes, registry=registry)
     return app
+
+
+def _unreadable(reader: JournalReader) -> str | None:
+    """Whether the journal cannot be read. Whoever asks may be anybody: paths and errors are for the log."""
+    try:
+        reader.last_sequence()
+    except LoraloomError:
+        return "its journal cannot be read"
+    return None

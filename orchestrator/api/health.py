@@ -16,7 +16,7 @@ from dashboards.metric_table import BY_NAME
 from orchestrator.api.operator_models import Health
 
 NotReady = Callable[[], str | None]
-"""What the service still waits for; `None` once it is ready."""
+"""Why the service takes no requests now; `None` when it does."""
 
 
 def routes(*, version: str, not_ready: NotReady, registry: CollectorRegistry) -> APIRouter:
@@ -28,14 +28,14 @@ def routes(*, version: str, not_ready: NotReady, registry: CollectorRegistry) ->
         """The process answers."""
         return Health(status="ok", version=version)
 
-    @router.get("/readyz", responses={503: {"model": Health, "description": "Not ready yet"}})
-    async def readyz(response: Response) -> Health:
-        """The service takes requests, and its scheduler decides."""
-        waits_for = not_ready()
-        if waits_for is None:
+    @router.get("/readyz", responses={503: {"model": Health, "description": "Not ready"}})
+    def readyz(response: Response) -> Health:
+        """The service takes requests: its journal can be read, and it is not being stopped."""
+        why = not_ready()
+        if why is None:
             return Health(status="ok", version=version)
         response.status_code = 503
-        return Health(status="starting", detail=waits_for, version=version)
+        return Health(status="not_ready", detail=why, version=version)
 
     @router.get("/metrics", response_class=PlainTextResponse)
     def metrics() -> Response:

@@ -137,7 +137,7 @@ class PrunePlan(Model):
 class Health(Model):
     """Whether the service lives, or is ready."""
 
-    status: Literal["ok", "starting"]
+    status: Literal["ok", "not_ready"]
     detail: str | None = None
-    """What it waits for."""
+    """Why it is not."""
     version: str

@@ -61,7 +61,7 @@ def doctor(
     specs: Annotated[
         list[Path] | None, typer.Argument(metavar="[SPEC...]", help="Look at the bases of these specs too.")
     ] = None,
-    data_dir: Annotated[Path, typer.Option(help="Data directory of the service.")] = Path("runs"),
+    data_dir: Annotated[Path, typer.Option(help="Data directory of the service.")] = Path("loraloom-data"),
     ray_address: Annotated[str | None, typer.Option(help="Ray cluster that the service is to join.")] = None,
     token_file: Annotated[Path | None, typer.Option(help="Token file of the service.")] = None,
     as_json: AsJson = False,

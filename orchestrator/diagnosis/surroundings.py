@@ -50,7 +50,11 @@ def service(url: str) -> Iterator[Finding]:
     else:
         yield ok("service", f"{url} is ready, version {ready.json().get('version')}")
     if listed.status_code == 401:
-        yield problem("token", "the service does not know the one in LORALOOM_TOKEN", "ask its operator for one")
+        if token:
+            yield problem("token", "the service does not know the one in LORALOOM_TOKEN", "ask its operator for one")
+        else:
+            mend = "put yours into LORALOOM_TOKEN; its operator gives one"
+            yield problem("token", "the service asks for a token, and LORALOOM_TOKEN is not set", mend)
     date = ready.headers.get("date")
     if date is not None:
         skew = parsedate_to_datetime(date).timestamp() - time.time()

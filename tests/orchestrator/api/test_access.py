@@ -27,6 +27,24 @@ def test_without_a_token_nothing_but_health_and_the_empty_pages_answers(serve: S
         assert http.get(served.url + "/readyz").json()["status"] == "ok"
 
 
+def test_it_is_not_ready_while_it_is_stopped_or_its_journal_cannot_be_read(serve: Serve) -> None:
+    why: list[str] = []
+    served = serve(not_ready=lambda: why[0] if why else None)
+    with served.http() as http:
+        assert http.get(served.url + "/readyz").status_code == 200
+        why.append("it is being stopped")
+        answer = http.get(served.url + "/readyz")
+        assert (answer.status_code, answer.json()["status"]) == (503, "not_ready")
+        assert answer.json()["detail"] == "it is being stopped"
+        assert http.get(served.url + "/healthz").status_code == 200
+        why.clear()
+        with served.journal._writing() as connection:
+            connection.exec_driver_sql("DROP TABLE events")
+        answer = http.get(served.url + "/readyz")
+        assert answer.status_code == 503
+        assert answer.json()["detail"] == "its journal cannot be read"
+
+
 def test_a_token_acts_in_its_own_queues_alone(serve: Serve, tokens: Tokens) -> None:
     served = serve(tokens=tokens)
     alice, bob = ({"Authorization": f"Bearer {token}"} for token in (ALICE, BOB))

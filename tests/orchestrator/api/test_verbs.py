@@ -185,6 +185,8 @@ def test_logs_events_and_metrics(served: Served, tmp_path: Path) -> None:
     log.write_text("one\ntwo\nthree\n", encoding="utf-8")
     assert loraloom(served, "logs", "a").stdout == "one\ntwo\nthree\n"
     assert loraloom(served, "logs", "a", "-n", "2").stdout == "two\nthree\n"
+    as_json = loraloom(served, "logs", "a", "-n", "2", "--json").stdout.splitlines()
+    assert [json.loads(one) for one in as_json] == [{"job_id": "a", "line": line} for line in ("two", "three")]
     served.journal.record_metrics([MetricPoint(job_id="a", step=5, kind="train", values={"loss": 0.25})])
     assert "0.25" in loraloom(served, "metrics", "a").stdout
     assert json.loads(loraloom(served, "metrics", "a", "--json").stdout)["metrics"][0]["step"] == 5
