@@ -331,7 +331,6 @@ class WorkerCounters:
     """Positions computed for nothing while training."""
     steps: int = 0
     """Optimizer steps of all its jobs."""
-    packs: int = 0
     pack_tokens: int = 0
     """Of shared packs, evaluations too."""
     pack_room: int = 0

@@ -38,8 +38,6 @@ class Move:
     """That it leaves."""
     target: str
     """Worker or free device that it is meant for."""
-    gain_seconds: float
-    cost_seconds: float
     reason: str
 
 
@@ -99,8 +97,6 @@ def rebalance(snapshot: Snapshot, line: WaitingLine, shapes: dict[str, BaseShape
                     job_id=job.id,
                     worker_id=worker.id,
                     target=target,
-                    gain_seconds=gain,
-                    cost_seconds=cost,
                     reason=f"ends {duration(gain)} sooner on {target}; moving costs {duration(cost)}",
                 )
             )

@@ -173,10 +173,6 @@ class Scheduler:
         """Tokens that packs of workers started from now on may hold."""
         self._placing.settings = replace(self._placing.settings, token_budget=token_budget)
 
-    def has_estimate(self, job_id: str) -> bool:
-        """Whether the job can be placed."""
-        return job_id in self._estimates
-
     def checked(self, job_id: str, estimate: Estimate) -> None:
         """What a job will take is known; it can be placed from now on."""
         self._estimates[job_id] = estimate

@@ -30,7 +30,6 @@ class Totals:
     """Those among them that have a loss."""
     padding_tokens: int = 0
     steps: int = 0
-    packs: int = 0
     pack_tokens: int = 0
     """Of shared packs, also of evaluations."""
     pack_room: int = 0
@@ -152,7 +151,6 @@ class Rounds:
         self._accounts.charge(tokens)
         self._accounts.ran(done)
         self._accounts.times.add(kind, sum(tokens.values()), seconds, disturbed=disturbed)
-        totals.packs += 1
         if not pack[0].is_exclusive:
             totals.pack_tokens += sum(tokens.values())
             # A micro-batch that is larger than the budget runs by itself, and fills its pack.

@@ -20,8 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 
@@ -39,6 +38,8 @@ from orchestrator.clusters.ray_environment import ENVIRONMENT, use_loopback, use
 from workers.publishing import fsync
 
 LOOPBACK = "127.0.0.1"
+_MEMORY_FRACTION = 0.97
+"""Of the node's memory in use, at which Ray kills a worker."""
 _RECORD = "ray.json"
 _START_SECONDS = 120.0
 _CONNECT_SECONDS = 2.0
@@ -52,19 +53,10 @@ _LONGEST_FOLDER = 38
 class DaemonOptions:
     """What a Ray of our own is started with."""
 
-    host: str = LOOPBACK
-    """Address that it listens on: another one only where further nodes are to join."""
     num_cpus: int | None = None
     """As found where `None`."""
-    num_gpus: int | None = None
-    resources: Mapping[str, float] = field(default_factory=dict)
-    """Of the head node, beside CPUs and GPUs."""
     object_store_bytes: int = 100 * 2**20
     """Small: reports are small, and weights never travel through Ray."""
-    memory_fraction: float = 0.97
-    """Of the node's memory in use, at which Ray kills a worker."""
-    has_dashboard: bool = False
-    """Ray's own, on the loopback interface."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,8 +92,7 @@ class RayDaemon:
             RuntimeError: ray was imported before.
         """
         self._options = options or DaemonOptions()
-        if self._options.host == LOOPBACK:
-            use_loopback()
+        use_loopback()
         self._data_dir = data_dir
         self._record_path = data_dir / _RECORD
         self._folder = _folder(data_dir.resolve())
@@ -155,7 +146,7 @@ class RayDaemon:
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if self._folder.stat().st_uid != os.getuid():
             raise WorkerError(f"{self._folder} belongs to somebody else; remove it, or name another data directory")
-        address = f"{self._options.host}:{_free_port(self._options.host)}"
+        address = f"{LOOPBACK}:{_free_port(LOOPBACK)}"
         said = self._folder / "start.log"
         with said.open("wb") as output:
             self._child = subprocess.Popen(
@@ -196,17 +187,12 @@ class RayDaemon:
             f"--port={port}",
             self._folder_argument,
             f"--object-store-memory={options.object_store_bytes}",
-            f"--include-dashboard={str(options.has_dashboard).lower()}",
-            f"--dashboard-host={LOOPBACK}",
+            "--include-dashboard=false",
             "--disable-usage-stats",
             "--include-log-monitor=false",
         ]
         if options.num_cpus is not None:
             command.append(f"--num-cpus={options.num_cpus}")
-        if options.num_gpus is not None:
-            command.append(f"--num-gpus={options.num_gpus}")
-        if options.resources:
-            command.append(f"--resources={json.dumps(dict(options.resources))}")
         return command
 
     def _environment(self) -> dict[str, str]:
@@ -214,7 +200,7 @@ class RayDaemon:
         inherited = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
         return {
             **ENVIRONMENT,
-            "RAY_memory_usage_threshold": str(self._options.memory_fraction),
+            "RAY_memory_usage_threshold": str(_MEMORY_FRACTION),
             **inherited,
         }
 

@@ -117,7 +117,6 @@ class Journal(AskedJournal):
         message: str,
         at: float,
         charged: bool = False,
-        artifact: str | None = None,
         progress: JobProgress | None = None,
     ) -> Event:
         """Change a job's state. A state that ends the job ends its attempt too.
@@ -131,7 +130,6 @@ class Journal(AskedJournal):
             message: The same for people.
             at: Time of it.
             charged: With a state that ends the job: whether its attempt counts against its restarts.
-            artifact: Where the adapter was published. It is so only if this call returns.
             progress: To be kept with it.
 
         Raises:
@@ -148,7 +146,6 @@ class Journal(AskedJournal):
                 message=message,
                 at=at,
                 charged=charged,
-                artifact=artifact,
                 progress=progress,
             )
 

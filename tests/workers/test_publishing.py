@@ -18,7 +18,7 @@ from tests.workers.snapshots import IDENTITY, assert_same, make_snapshot
 from workers import publishing
 from workers.checkpoint import load, save, verify
 from workers.publishing import discard, free_bytes, move_aside, published, sweep, write_file
-from workers.retention import sweep as sweep_checkpoints
+from workers.retention import PUBLISHED
 
 OLD = make_snapshot(step=5, half_done=True)
 NEW = make_snapshot(step=6, seed=1, half_done=True)
@@ -57,7 +57,7 @@ def test_power_cut_at_every_step(tmp_path: Path, num_calls: int) -> None:
             assert names == {old.folder, new.folder}
             assert_same(load(folder, new, IDENTITY), NEW)
             whole += 1
-        sweep_checkpoints(folder, [old])
+        sweep(folder, known=[old.folder], prefix=PUBLISHED)
         assert [path.name for path in folder.iterdir()] == [old.folder]
         save(NEW, folder)
     # Those of the last flush: open, fsync, close.
@@ -84,7 +84,7 @@ def test_disk_full_at_every_step(tmp_path: Path, num_calls: int, number_of_error
         # Where even the last flush fails for good, the trash cannot be emptied in safety.
         assert [name for name in names if not name.startswith(".trash-")] == [old.folder]
         assert lasting or names == [old.folder]
-        sweep_checkpoints(folder)
+        sweep(folder)
         assert_same(load(folder, save(NEW, folder), IDENTITY), NEW)
 
 

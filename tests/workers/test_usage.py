@@ -42,7 +42,6 @@ def test_the_sum_over_jobs_is_the_workers_busy_time(tmp_path: Path) -> None:
     assert sum(usage.tokens for usage in last.values()) == status.tokens
     assert sum(usage.label_tokens for usage in last.values()) == status.counters.label_tokens
     assert status.counters.steps == 36
-    assert sum(status.counters.pack_counts) == status.counters.packs
     assert 0 < status.counters.pack_tokens <= status.counters.pack_room
     assert status.counters.flops > 0
     assert status.counters.matrix_flops_per_second > 1e6

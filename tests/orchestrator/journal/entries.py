@@ -7,7 +7,17 @@ from typing import Any
 from jobs.checkpoints import folder_name
 from jobs.records import CheckpointRecord, JobState
 from jobs.spec import JobSpec
-from orchestrator.journal import Journal, Submission
+from orchestrator.journal import ArtifactRecord, Journal, Submission
+from workers.publishing import FileEntry
+
+ARTIFACT = ArtifactRecord(
+    job_id="a",
+    attempt=1,
+    uri="s3://bucket/artifacts/a",
+    manifest_sha256="1" * 64,
+    size_bytes=12,
+    files={"adapter_config.json": FileEntry(sha256="2" * 64, size_bytes=5), "é": FileEntry(sha256="3", size_bytes=7)},
+)
 
 
 def make_submission(job_id: str = "a", **lora: Any) -> Submission:

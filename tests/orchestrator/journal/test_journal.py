@@ -19,7 +19,6 @@ import sqlalchemy
 from jobs.errors import LoraloomError
 from jobs.records import Desired, JobProgress, JobState
 from orchestrator.journal import (
-    ArtifactRecord,
     Attempt,
     Journal,
     JournalError,
@@ -29,8 +28,7 @@ from orchestrator.journal import (
     Submission,
     SubmissionKey,
 )
-from tests.orchestrator.journal.entries import contents, make_record, make_submission, requeue, start
-from workers.publishing import FileEntry
+from tests.orchestrator.journal.entries import ARTIFACT, contents, make_record, make_submission, requeue, start
 
 
 def test_a_life(journal: Journal) -> None:
@@ -45,16 +43,8 @@ def test_a_life(journal: Journal) -> None:
     number, _ = journal.start_attempt("a", worker_id="w1", reason="placed", message="room on w1", at=6.0)
     assert number == 2
     journal.commit_checkpoint(make_record(15, attempt=2))
-    journal.change(
-        "a",
-        attempt=2,
-        state=JobState.SUCCEEDED,
-        reason="finished",
-        message="all done",
-        at=5.0,
-        artifact="artifacts/name-a",
-        progress=JobProgress(step=30, total_steps=30),
-    )
+    record = replace(ARTIFACT, attempt=2, uri="artifacts/name-a")
+    journal.commit_artifact(record, message="all done", at=5.0, progress=JobProgress(step=30, total_steps=30))
     first, second = journal.jobs()
     assert (first.id, first.name, first.submitted, first.state) == ("a", "name-a", 1, JobState.SUCCEEDED)
     assert (first.reason, first.message, first.artifact) == ("finished", "all done", "artifacts/name-a")
@@ -141,8 +131,8 @@ DEEDS: dict[str, Deed] = {
     "a state": lambda journal, attempt: journal.change(
         "a", attempt=attempt, state=JobState.RUNNING, reason="r", message="m", at=9.0
     ),
-    "an artifact": lambda journal, attempt: journal.change(
-        "a", attempt=attempt, state=JobState.SUCCEEDED, reason="r", message="m", at=9.0, artifact="x"
+    "an artifact": lambda journal, attempt: journal.commit_artifact(
+        replace(ARTIFACT, attempt=attempt), message="m", at=9.0
     ),
     "a failure": lambda journal, attempt: journal.change(
         "a", attempt=attempt, state=JobState.FAILED, reason="r", message="m", at=9.0
@@ -350,16 +340,6 @@ def test_the_journal_loads_nothing_heavy() -> None:
     assert json.loads(subprocess.check_output([sys.executable, "-c", program])) == []
 
 
-ARTIFACT = ArtifactRecord(
-    job_id="a",
-    attempt=1,
-    uri="s3://bucket/artifacts/a",
-    manifest_sha256="1" * 64,
-    size_bytes=12,
-    files={"adapter_config.json": FileEntry(sha256="2" * 64, size_bytes=5), "é": FileEntry(sha256="3", size_bytes=7)},
-)
-
-
 def test_an_artifact_comes_with_success(journal: Journal, path: Path) -> None:
     start(journal)
     assert journal.artifact("a") is None
@@ -421,11 +401,10 @@ def test_each_change_is_one_transaction(journal: Journal) -> None:
         lambda: journal.change(
             "c",
             attempt=None,
-            state=JobState.SUCCEEDED,
+            state=JobState.PAUSED,
             reason="r",
             message="m",
             at=4.0,
-            artifact="x",
             progress=JobProgress(),
         ),
     ]

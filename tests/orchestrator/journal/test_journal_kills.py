@@ -5,13 +5,14 @@ from __future__ import annotations
 import itertools
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from jobs.records import JobProgress, JobState
 from orchestrator.journal import Journal
 from tests.kills import killed
-from tests.orchestrator.journal.entries import make_record, make_submission, requeue, start
+from tests.orchestrator.journal.entries import ARTIFACT, make_record, make_submission, requeue, start
 
 NUM_KILLS = 40
 
@@ -35,9 +36,8 @@ def write_forever(path: Path, first: int, tell: Callable[[str], None]) -> None:
         requeue(journal, job_id, attempt)
         attempt = start(journal, job_id)
         told("attempt", job_id, attempt)
-        journal.change(
-            job_id, attempt=attempt, state=JobState.SUCCEEDED, reason="r", message="m", at=2.0, artifact=f"at/{job_id}"
-        )
+        record = replace(ARTIFACT, job_id=job_id, attempt=attempt, uri=f"at/{job_id}")
+        journal.commit_artifact(record, message="m", at=2.0)
         told("artifact", job_id)
 
 
