@@ -74,13 +74,13 @@ function Listing({ sweep, fields, selection, setSelection }) {
         sortUndefined: "last",
         meta: { align: "right" },
       })),
-      { id: "eval_loss", header: "Held-out loss", accessorFn: (job) => job.progress.eval_loss ?? undefined, cell: ({ getValue }) => loss(getValue()), sortUndefined: "last", meta: { align: "right" } },
-      { id: "eval_exact_match", header: "Exact match", accessorFn: (job) => job.progress.eval_exact_match ?? undefined, cell: ({ getValue }) => (getValue() === undefined ? "–" : `${(100 * getValue()).toFixed(1)} %`), sortUndefined: "last", meta: { align: "right", isWide: true } },
+      { id: "eval_loss", header: "Held-out loss", accessorFn: (job) => job.progress.eval_loss ?? undefined, cell: ({ getValue }) => loss(getValue()), sortUndefined: "last", meta: { align: "right", isWide: sweep.metric === "eval_exact_match" } },
+      { id: "eval_exact_match", header: "Exact match", accessorFn: (job) => job.progress.eval_exact_match ?? undefined, cell: ({ getValue }) => (getValue() === undefined ? "–" : `${(100 * getValue()).toFixed(1)} %`), sortUndefined: "last", meta: { align: "right", isWide: sweep.metric !== "eval_exact_match" } },
       { id: "train_loss", header: "Loss", accessorFn: (job) => job.progress.train_loss ?? undefined, cell: ({ getValue }) => loss(getValue()), sortUndefined: "last", meta: { align: "right" } },
       { id: "steps", header: "Steps", accessorFn: (job) => job.progress.step, cell: ({ row }) => html`<${Progress} progress=${row.original.progress} />`, meta: { isWide: true } },
       { id: "state", header: "State", accessorKey: "state", cell: ({ getValue }) => html`<${State} state=${getValue()} />` },
     ],
-    [fields.join(" "), sweep.best],
+    [fields.join(" "), sweep.best, sweep.metric],
   );
   const table = useTable({
     data: sweep.jobs,
@@ -107,7 +107,7 @@ function Curves({ jobs, isSettled }) {
   return html`
     ${hasEval &&
     html`<${Tabs} className="end" label="Which curve" choices=${METRICS} value=${metric} onChoose=${setMetric} />`}
-    <${Known} live=${live} what="curves">${() => html`<${Chart} title=${METRICS.find(([, value]) => value === metric)[0]} ...${chart} height=${260} />`}<//>
+    <${Known} live=${live} what="curves">${() => !chart.x.length ? html`<${Empty} title="No curves yet">They begin with the first step that is logged.<//>` : html`<${Chart} title=${METRICS.find(([, value]) => value === metric)[0]} ...${chart} height=${260} />`}<//>
     ${jobs.length > MOST_CURVES && html`<p class="aside">Only the first ${MOST_CURVES} of ${jobs.length} are drawn.</p>`}
   `;
 }
