@@ -28,6 +28,6 @@ function Attempt({ attempt }) {
   return html`<h3>
     Attempt ${attempt.number}${" "}
     <small>on ${attempt.worker_id ? html`<${Link} href=${to.worker(attempt.worker_id)}>${attempt.worker_id}<//>` : "no worker"}
-    ${" "}${attempt.node ?? ""} ${length}${attempt.charged ? ", held against it" : ""}</small>
+    ${attempt.node ? html` of node ${attempt.node}` : ""} ${length}${attempt.charged ? ", held against it" : ""}</small>
   </h3>`;
 }
