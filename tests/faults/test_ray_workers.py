@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.timeout(1200)]
 WriteSpecs = Callable[..., Path]
 
 TRAINING: dict[str, Any] = {
-    "max_steps": 600,
+    "max_steps": 350,
     "per_device_train_batch_size": 2,
     "gradient_accumulation_steps": 2,
     "logging_steps": 1,
