@@ -23,6 +23,7 @@ from orchestrator.commands.output import (
     EXIT_TERMINATED,
     AsJson,
     plain,
+    signal_behind,
     stderr,
     stdout,
 )
@@ -78,6 +79,9 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(EXIT_FAILED)
     except Exception as error:
+        if isinstance(signal_behind(error), KeyboardInterrupt):
+            _tell_interrupted("interrupted", "")
+            sys.exit(EXIT_INTERRUPTED)
         if not hasattr(error, "exit_code"):
             raise
         # Usage errors of the command-line parser know how to show themselves.

@@ -139,9 +139,22 @@ def may_be_left(told: str) -> Iterator[None]:
 
     try:
         yield
-    except KeyboardInterrupt:
+    except BaseException as error:
+        signalled = signal_behind(error)
+        if signalled is None:
+            raise
         tell(told, "yellow")
-        sys.exit(EXIT_INTERRUPTED)
-    except Interrupted:
-        tell(told, "yellow")
-        sys.exit(EXIT_TERMINATED)
+        sys.exit(EXIT_TERMINATED if isinstance(signalled, Interrupted) else EXIT_INTERRUPTED)
+
+
+def signal_behind(error: BaseException) -> BaseException | None:
+    """What a signal has raised, be it the error itself or what led to it; `None` where it came of itself.
+
+    Python 3.11 makes a RuntimeError of whatever is raised while a class is being made, as in an import.
+    """
+    from orchestrator.interruption import Interrupted
+
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, KeyboardInterrupt | Interrupted):
+        cause = cause.__cause__
+    return cause

@@ -21,6 +21,7 @@ from jobs.records import JobState
 from jobs.view import ClusterView, MemoryView, SharerView, WorkerView
 from orchestrator.api.tokens import Tokens
 from orchestrator.cli import main
+from orchestrator.commands.output import may_be_left
 from orchestrator.journal import MetricPoint
 from tests.orchestrator.api.conftest import ALICE, Serve, Served, spec
 
@@ -158,9 +159,24 @@ def test_looking_on_can_be_left(served: Served, tmp_path: Path, number: int, cod
             break
     waiting.send_signal(number)
     _, told = waiting.communicate(timeout=60)
-    assert waiting.returncode == code
+    assert waiting.returncode == code, told
     assert "the jobs go on" in told
     assert "Traceback" not in told
+
+
+def test_a_signal_that_python_has_made_another_error_of_leaves_likewise(capsys: pytest.CaptureFixture[str]) -> None:
+    """Up to 3.11 it does so when the signal comes while a class is being made, as in an import."""
+
+    class Interrupts:
+        def __set_name__(self, owner: type, name: str) -> None:
+            raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit) as left, may_be_left("the jobs go on"):
+        type("Made", (), {"it": Interrupts()})
+    assert left.value.code == 130
+    assert "the jobs go on" in capsys.readouterr().err
+    with pytest.raises(ZeroDivisionError), may_be_left("the jobs go on"):
+        raise ZeroDivisionError
 
 
 def test_steering_many_jobs_goes_on_after_a_refusal(served: Served, tmp_path: Path) -> None:
