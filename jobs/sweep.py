@@ -55,8 +55,8 @@ class SweepMetric(Block):
     """Which way is better; as is natural for the metric where it is not given."""
 
     @property
-    def natural_goal(self) -> str:
-        """What a loss and a share of rows that are right are for."""
+    def direction(self) -> Literal["minimize", "maximize"]:
+        """The goal, given or not: a loss is to be low, a share of rows that are right is to be high."""
         return self.goal or ("maximize" if self.name == "eval_exact_match" else "minimize")
 
 
@@ -193,7 +193,7 @@ def _variants(document: Mapping[str, Any], sweep: SweepSpec, paths: Mapping[str,
             variant = replaced(variant, ("labels", SWEEP_LABEL), name)
             if sweep.metric is not None:
                 variant = replaced(variant, ("labels", METRIC_LABEL), sweep.metric.name)
-                variant = replaced(variant, ("labels", GOAL_LABEL), sweep.metric.natural_goal)
+                variant = replaced(variant, ("labels", GOAL_LABEL), sweep.metric.direction)
         yield Variant(document=variant, origins=origins)
 
 

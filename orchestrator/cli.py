@@ -57,7 +57,7 @@ def main() -> None:
     spin_briefly()
     try:
         # Not standalone, the parser returns the code of `typer.Exit` (its own for Ctrl-C) and raises everything else.
-        code = app(standalone_mode=False, prog_name=_NAME) or 0
+        code = _parse_and_run()
         if code == EXIT_INTERRUPTED:
             raise KeyboardInterrupt
         sys.exit(code)
@@ -79,14 +79,22 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(EXIT_FAILED)
     except Exception as error:
-        if isinstance(signal_behind(error), KeyboardInterrupt):
-            _tell_interrupted("interrupted", "")
-            sys.exit(EXIT_INTERRUPTED)
         if not hasattr(error, "exit_code"):
             raise
         # Usage errors of the command-line parser know how to show themselves.
         error.show()  # type: ignore[attr-defined]
         sys.exit(EXIT_INVALID)
+
+
+def _parse_and_run() -> int:
+    """The exit code; a signal that Python has made another error of is raised as what it was."""
+    try:
+        return app(standalone_mode=False, prog_name=_NAME) or 0
+    except Exception as error:
+        signalled = signal_behind(error)
+        if signalled is None:
+            raise
+        raise signalled from None
 
 
 @app.command()

@@ -237,22 +237,19 @@ class JobFiles:
             OSError: The disk refuses.
             StoreError: So does the store, or the adapter lies in another one.
         """
-        # With a store, a worker of this machine has kept copies here.
-        here = self.root / checkpoints_key(job_id)
-        for path in [here] if folders is None else [here / name for name in folders]:
-            with suppress(FileNotFoundError):
-                discard(path)
-        if self.storage_uri is not None:
-            for name in self._store.folders(checkpoints_key(job_id)) if folders is None else folders:
-                self._store.delete_tree(f"{checkpoints_key(job_id)}/{name}")
+        key = checkpoints_key(job_id)
+        for one in [key] if folders is None else [f"{key}/{name}" for name in folders]:
+            discard(self.root / one)
+            if self.storage_uri is not None:
+                # What was here were the copies of a worker of this machine.
+                self._store.delete_tree(one)
         if artifact is None:
             return
         if "://" in artifact:
             try:
-                key = self._store.key_of(artifact)
+                self._store.delete(self._store.key_of(artifact))
             except ValueError as error:
                 raise StoreError(artifact, f"is not in {self._store.uri}: delete it there yourself") from error
-            self._store.delete(key)
         elif (folder := self._published_folder(artifact)) is not None:
             discard(folder)
 

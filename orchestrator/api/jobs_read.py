@@ -135,13 +135,13 @@ def routes(service: Service) -> APIRouter:
             raise not_found("there is no sweep of that id")
         flat = [dict(_flat(job.spec)) for job in found]
         varies = _varying(flat)
-        metric, goal = _compared_by(found)
-        values = {job.id: value for job in found if (value := getattr(job.progress, metric)) is not None}
-        best = min if goal == "minimize" else max
+        metric = _compared_by(found)
+        values = {job.id: value for job in found if (value := getattr(job.progress, metric.name)) is not None}
+        best = min if metric.direction == "minimize" else max
         return SweepDetail(
             id=sweep_id,
-            metric=metric,
-            goal=goal,
+            metric=metric.name,
+            goal=metric.direction,
             best=best(values, key=values.__getitem__) if values else None,
             states=dict(Counter(job.state for job in found)),
             varies=varies,
@@ -154,8 +154,8 @@ def routes(service: Service) -> APIRouter:
     return router
 
 
-def _compared_by(jobs: Sequence[JobSummary]) -> tuple[Any, Any]:
-    """Metric and goal of a sweep: as its jobs bear them, or by what they have."""
+def _compared_by(jobs: Sequence[JobSummary]) -> SweepMetric:
+    """What the jobs of a sweep bear as their metric, or what they have."""
     labels = jobs[0].labels
     has_eval = any(job.progress.eval_loss is not None for job in jobs)
     metric = SweepMetric(name="eval_loss" if has_eval else "train_loss")
@@ -163,7 +163,7 @@ def _compared_by(jobs: Sequence[JobSummary]) -> tuple[Any, Any]:
     with suppress(ValidationError):
         stated = {"name": labels.get(METRIC_LABEL, metric.name), "goal": labels.get(GOAL_LABEL)}
         metric = SweepMetric.model_validate(stated)
-    return metric.name, metric.natural_goal
+    return metric
 
 
 def item(job: JobSummary, at: float) -> JobItem:
