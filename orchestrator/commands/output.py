@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 import time
@@ -158,3 +159,11 @@ def signal_behind(error: BaseException) -> BaseException | None:
     while cause is not None and not isinstance(cause, KeyboardInterrupt | Interrupted):
         cause = cause.__cause__
     return cause
+
+
+def quiet_libraries() -> None:
+    """Keep the libraries below from printing progress bars and warnings of their own, and Ray from reporting usage."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    from orchestrator.clusters import host
+
+    host.quiet_libraries()
