@@ -12,8 +12,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from jobs.records import BaseKey, Placement
+from orchestrator.decision import (
+    Decision,
+    NewWorker,
+    Retirement,
+    gib,
+)
 from orchestrator.room import Room
-from orchestrator.snapshot import Decision, Device, NewWorker, Retirement, Snapshot, WaitingJob, gib
+from orchestrator.snapshot import (
+    Device,
+    Snapshot,
+    WaitingJob,
+)
 
 
 @dataclass

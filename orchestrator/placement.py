@@ -21,26 +21,24 @@ from dataclasses import dataclass, field
 from jobs.records import BaseKey, Placement
 from orchestrator import preemption
 from orchestrator.bins import BaseBins, Bin, fits
+from orchestrator.decision import (
+    BaseOutlook,
+    Decision,
+    NewWorker,
+    Preemption,
+    Retirement,
+    gib,
+)
 from orchestrator.handover import hand_over, placed_because
 from orchestrator.queueing import Turns
 from orchestrator.room import Room
 from orchestrator.snapshot import (
-    BaseOutlook,
-    Decision,
     Device,
-    NewWorker,
-    Preemption,
-    Retirement,
-    RunningWorker,
     Snapshot,
     WaitingJob,
-    gib,
 )
 from orchestrator.waiting_line import WaitingLine
 from workers.memory import Demand
-
-# Where clusters and the scheduler look for them.
-__all__ = ["Decision", "Device", "NewWorker", "RunningWorker", "Snapshot", "WaitingJob", "decide"]
 
 
 def decide(snapshot: Snapshot, line: WaitingLine | None = None) -> Decision:

@@ -7,13 +7,21 @@ from dataclasses import replace
 
 from jobs.records import Assignment, BaseKey, Job, JobState
 from orchestrator.clusters import Cluster
+from orchestrator.decision import (
+    Decision,
+)
 from orchestrator.fair_shares import FairShares
 from orchestrator.intent import Intent
 from orchestrator.lives import Lives
 from orchestrator.placement import decide
 from orchestrator.rebalancing import give_back, rebalance
 from orchestrator.roster import Roster, WorkerRecord
-from orchestrator.snapshot import Decision, PolicySettings, Queue, Snapshot, WaitingJob
+from orchestrator.snapshot import (
+    PolicySettings,
+    Queue,
+    Snapshot,
+    WaitingJob,
+)
 from orchestrator.survey import Survey
 from orchestrator.waiting_line import WaitingLine
 from workers.estimate import Estimate

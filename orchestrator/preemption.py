@@ -17,8 +17,15 @@ from itertools import combinations
 from math import comb
 
 from orchestrator.bins import Bin, fits
+from orchestrator.decision import (
+    Preemption,
+    duration,
+)
 from orchestrator.room import Room
-from orchestrator.snapshot import Preemption, RunningJob, WaitingJob, duration
+from orchestrator.snapshot import (
+    RunningJob,
+    WaitingJob,
+)
 
 _FIRST_RESPITE_SECONDS = 600.0
 _LONGEST_RESPITE_SECONDS = 86_400.0

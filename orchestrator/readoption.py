@@ -13,7 +13,9 @@ from orchestrator.journal import Journal
 from orchestrator.lives import LOST
 
 if TYPE_CHECKING:
-    from orchestrator.placement import NewWorker
+    from orchestrator.decision import (
+        NewWorker,
+    )
     from orchestrator.roster import Unpublished
 
 

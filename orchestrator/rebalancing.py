@@ -12,16 +12,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from orchestrator.bins import fits
+from orchestrator.decision import (
+    Decision,
+    Retirement,
+    duration,
+)
 from orchestrator.room import Room
 from orchestrator.snapshot import (
-    Decision,
     Device,
-    Retirement,
     RunningJob,
     RunningWorker,
     Snapshot,
     WaitingJob,
-    duration,
 )
 from orchestrator.waiting_line import WaitingLine
 from workers.memory import BaseShape

@@ -6,7 +6,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from jobs.records import Job, JobState, WorkerStatus
-from orchestrator.snapshot import NewWorker
+from orchestrator.decision import (
+    NewWorker,
+)
 
 WITH_A_WORKER = frozenset({JobState.STARTING, JobState.RUNNING, JobState.PAUSED})
 """States in which an attempt is open, and its worker is heard."""

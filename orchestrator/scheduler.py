@@ -14,13 +14,19 @@ from typing import Any
 
 from jobs.records import Desired, Job, JobState
 from orchestrator.clusters import Cluster
+from orchestrator.decision import (
+    NewWorker,
+)
 from orchestrator.intake import Intake
 from orchestrator.intent import Intent
 from orchestrator.lives import Lives
 from orchestrator.placing import Placing
 from orchestrator.publications import Publications
 from orchestrator.roster import Roster, Unpublished, WorkerRecord
-from orchestrator.snapshot import NewWorker, PolicySettings, Queue
+from orchestrator.snapshot import (
+    PolicySettings,
+    Queue,
+)
 from orchestrator.survey import Survey
 from workers.estimate import Estimate
 from workers.settings import WorkerSettings

@@ -15,10 +15,14 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from orchestrator.decision import (
+    duration,
+)
 from orchestrator.simulation.compare import Comparison, compare
+from orchestrator.simulation.history import (
+    Conditions,
+)
 from orchestrator.simulation.workload import Workload
-from orchestrator.simulation.world import Conditions
-from orchestrator.snapshot import duration
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -8,7 +8,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from jobs.records import BaseKey, Job
-from orchestrator.snapshot import NewWorker, RunningJob, RunningWorker, WaitingJob
+from orchestrator.decision import (
+    NewWorker,
+)
+from orchestrator.snapshot import (
+    RunningJob,
+    RunningWorker,
+    WaitingJob,
+)
 from workers.estimate import Estimate
 
 

@@ -10,7 +10,9 @@ from collections.abc import Iterable, Sequence
 
 from jobs.records import BaseKey
 from orchestrator.journal import Journal
-from orchestrator.placement import Device
+from orchestrator.snapshot import (
+    Device,
+)
 from workers.estimate import Estimate
 from workers.memory import Demand, find_token_budget
 

@@ -10,7 +10,12 @@ from typing import Protocol
 
 from jobs.errors import LoraloomError
 from jobs.records import Assignment, Report, WorkerStatus
-from orchestrator.placement import Device, NewWorker
+from orchestrator.decision import (
+    NewWorker,
+)
+from orchestrator.snapshot import (
+    Device,
+)
 from workers.settings import WorkerSettings
 
 

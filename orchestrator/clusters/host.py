@@ -8,7 +8,9 @@ import warnings
 
 import torch
 
-from orchestrator.placement import Device
+from orchestrator.snapshot import (
+    Device,
+)
 from workers.memory import PROCESS_BYTES
 from workers.memory_meter import device_bytes
 

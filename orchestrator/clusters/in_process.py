@@ -7,7 +7,12 @@ from typing import TYPE_CHECKING
 
 from jobs.records import Assignment
 from orchestrator.clusters import AdoptedWorker, End, Observation, WorkerEnd, end_of
-from orchestrator.placement import Device, NewWorker
+from orchestrator.decision import (
+    NewWorker,
+)
+from orchestrator.snapshot import (
+    Device,
+)
 from workers.settings import WorkerSettings
 
 if TYPE_CHECKING:

@@ -22,8 +22,13 @@ from jobs.records import Assignment
 from orchestrator.clusters.host import host_devices
 from orchestrator.clusters.processes import descendants, kill_if_same
 from orchestrator.clusters.ray_workers import RayWorkers
-from orchestrator.placement import Device, NewWorker
+from orchestrator.decision import (
+    NewWorker,
+)
 from orchestrator.retries import LEASE_SECONDS
+from orchestrator.snapshot import (
+    Device,
+)
 from workers.settings import WorkerSettings
 
 _OBJECT_STORE_BYTES = 100 * 2**20

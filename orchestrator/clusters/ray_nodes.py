@@ -17,7 +17,9 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from orchestrator.clusters.host import cpu_devices
 from orchestrator.clusters.ray_cluster import probe
 from orchestrator.clusters.worker_resources import WorkerResources
-from orchestrator.placement import Device
+from orchestrator.snapshot import (
+    Device,
+)
 from workers.host_memory import available_bytes
 
 _LOOK_SECONDS = 1.0

@@ -30,8 +30,13 @@ from orchestrator.clusters.ray_nodes import RayNodes
 from orchestrator.clusters.ray_workers import Handle, RayWorkers, kill, lost
 from orchestrator.clusters.worker_actor import PROTOCOL
 from orchestrator.clusters.worker_resources import WorkerResources
-from orchestrator.placement import Device, NewWorker
+from orchestrator.decision import (
+    NewWorker,
+)
 from orchestrator.retries import LEASE_SECONDS
+from orchestrator.snapshot import (
+    Device,
+)
 from workers.settings import WorkerSettings
 
 _DESCRIBE_SECONDS = 30.0

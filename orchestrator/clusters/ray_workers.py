@@ -23,8 +23,10 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from jobs.records import Assignment
 from orchestrator.clusters import End, Observation, WorkerEnd
 from orchestrator.clusters.worker_actor import WorkerActor
+from orchestrator.decision import (
+    NewWorker,
+)
 from orchestrator.openmp import ENVIRONMENT
-from orchestrator.placement import NewWorker
 from workers.settings import WorkerSettings
 
 _STEERING = "steering"

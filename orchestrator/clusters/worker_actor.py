@@ -12,7 +12,9 @@ from jobs.records import Assignment
 from orchestrator.clusters import AdoptedWorker, Observation
 from orchestrator.clusters.host import quiet_libraries
 from orchestrator.clusters.worker_loop import WorkerLoop
-from orchestrator.placement import NewWorker
+from orchestrator.decision import (
+    NewWorker,
+)
 from workers.settings import WorkerSettings
 from workers.worker import Worker
 

@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from orchestrator.placement import Device
+from orchestrator.snapshot import (
+    Device,
+)
 
 
 @dataclass(frozen=True, kw_only=True)

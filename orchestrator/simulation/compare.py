@@ -6,8 +6,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from orchestrator.simulation.figures import Figures, figures
+from orchestrator.simulation.history import (
+    Conditions,
+    History,
+)
 from orchestrator.simulation.workload import Workload, bound_seconds, draw
-from orchestrator.simulation.world import Conditions, History, World
+from orchestrator.simulation.world import (
+    World,
+)
 from orchestrator.snapshot import PolicySettings, Queue
 
 PACKED = PolicySettings(most_packs=1.0)

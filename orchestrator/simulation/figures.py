@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-from orchestrator.simulation.world import History, Sample
+from orchestrator.simulation.history import (
+    History,
+    Sample,
+)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,12 +23,17 @@ from jobs.records import (
 )
 from jobs.spec import JobSpec
 from orchestrator.clusters import Observation, WorkerEnd
+from orchestrator.decision import (
+    NewWorker,
+)
 from orchestrator.job_files import JobFiles
 from orchestrator.journal import Journal, Submission
 from orchestrator.lives import Listener, Lives
-from orchestrator.placement import Device, NewWorker
 from orchestrator.scheduler import HAND_OVER, Scheduler
-from orchestrator.snapshot import PolicySettings
+from orchestrator.snapshot import (
+    Device,
+    PolicySettings,
+)
 from workers.estimate import Estimate
 from workers.memory import BaseShape, Demand
 from workers.settings import WorkerSettings

@@ -7,9 +7,20 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 
-from orchestrator.placement import Decision, RunningWorker, Snapshot, WaitingJob, decide
+from orchestrator.decision import (
+    Decision,
+)
+from orchestrator.placement import (
+    decide,
+)
 from orchestrator.room import Room
-from orchestrator.snapshot import PolicySettings, Queue
+from orchestrator.snapshot import (
+    PolicySettings,
+    Queue,
+    RunningWorker,
+    Snapshot,
+    WaitingJob,
+)
 from orchestrator.waiting_line import WaitingLine
 from tests.orchestrator.parts import (
     BUDGET,

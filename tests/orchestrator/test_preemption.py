@@ -9,7 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.bins import Bin, fits
-from orchestrator.placement import Decision, decide
+from orchestrator.decision import (
+    Decision,
+)
+from orchestrator.placement import (
+    decide,
+)
 from orchestrator.preemption import Terms, choose, may_stop, respite_seconds
 from orchestrator.room import Room
 from orchestrator.snapshot import Queue, RunningJob, RunningWorker, Snapshot

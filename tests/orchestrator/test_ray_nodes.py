@@ -6,7 +6,9 @@ import pytest
 
 from orchestrator.clusters.ray_nodes import RayNodes
 from orchestrator.clusters.worker_resources import WorkerResources
-from orchestrator.placement import Device
+from orchestrator.snapshot import (
+    Device,
+)
 
 GIB = 2**30
 

@@ -10,9 +10,15 @@ import pytest
 from orchestrator.simulate import main
 from orchestrator.simulation.compare import PACKED, compare
 from orchestrator.simulation.figures import jain, largest_shortfall
+from orchestrator.simulation.history import (
+    Conditions,
+    Sample,
+)
 from orchestrator.simulation.speed import BASES, PACK_ROWS
 from orchestrator.simulation.workload import QUEUES, Workload, bound_seconds, draw
-from orchestrator.simulation.world import Conditions, Sample, World
+from orchestrator.simulation.world import (
+    World,
+)
 
 SMALL = Conditions(num_devices=4)
 

@@ -6,7 +6,9 @@ from pathlib import Path
 
 from jobs.records import BaseKey
 from orchestrator.journal import Journal
-from orchestrator.placement import Device
+from orchestrator.snapshot import (
+    Device,
+)
 from orchestrator.token_budget import fixed_token_budget, token_budget
 from workers.estimate import Estimate
 from workers.memory import MAX_TOKEN_BUDGET, MIN_TOKEN_BUDGET, BaseShape, Demand
