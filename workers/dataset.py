@@ -1,29 +1,20 @@
-"""Rows as token ids and label masks, and the order in which a job sees them.
-
-A micro-batch is decided by the job's spec and cursor alone; who else is on the worker has no say.
-"""
+"""Rows as token ids and label masks: what a job trains on and is measured on."""
 
 from __future__ import annotations
 
 import hashlib
 import itertools
-import math
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
-import datasets
 import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
 from jobs.errors import DataError
 from jobs.spec import DatasetSpec, JobSpec, TrainingSpec
-from workers import sources
-from workers.rows import recognise, render
+from workers.examples import read_block
 from workers.seeds import generator
-
-_TOKENISE_ROWS = 512
-"""Rows handed to the tokenizer at once; it spreads a batch over threads."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +59,10 @@ class Counts:
     truncated: int
     dropped: int
     """Rows left without a label, by truncation or from the start."""
+    skipped: int = 0
+    """Rows that could not be read and were passed over."""
+    columns_unused: tuple[str, ...] = ()
+    """Columns of the files that rows of their shape do not have."""
 
 
 class TokenisedRows(Sequence[Row]):
@@ -155,65 +150,24 @@ def load_job_data(spec: JobSpec, tokenizer: PreTrainedTokenizerBase) -> JobData:
 def _tokenised_blocks(
     blocks: Sequence[DatasetSpec], field: str, training: TrainingSpec, tokenizer: PreTrainedTokenizerBase
 ) -> TokenisedRows:
-    tables = [
-        (f"{field}[{number}]", block, sources.load(block, field=f"{field}[{number}]"))
+    readers = [
+        read_block(block, field=f"{field}[{number}]", training=training, tokenizer=tokenizer)
         for number, block in enumerate(blocks)
     ]
-    examples = itertools.chain.from_iterable(
-        _examples(table, block.path, name, training, tokenizer) for name, block, table in tables
-    )
-    rows = _assemble_counted(examples, training.max_length)
-    if len(rows) == 0:
-        raise DataError(_nothing_to_learn(rows.counts, training), field=field)
-    return rows
-
-
-def _examples(
-    table: datasets.Dataset, path: str, field: str, training: TrainingSpec, tokenizer: PreTrainedTokenizerBase
-) -> Iterator[tuple[list[int], list[bool]]]:
-    """Ids and labels of every row of one dataset block, at full length."""
-    try:
-        shape = recognise(table.column_names)
-    except DataError as error:
-        raise DataError(f"{path}: {error}", field=field) from error
-    end = tokenizer.eos_token_id
-    for start in range(0, len(table), _TOKENISE_ROWS):
-        rendered = []
-        for number, row in enumerate(table.select(range(start, min(start + _TOKENISE_ROWS, len(table)))), start + 1):
-            try:
-                rendered.append(render(row, shape, tokenizer, training))  # pyright: ignore[reportArgumentType]
-            except DataError as error:
-                raise DataError(f"{path}: row {number}: {error}", field=field) from error
-        # A rendered conversation carries its special tokens in its text already.
-        encoded = tokenizer(
-            [item.text for item in rendered],
-            return_offsets_mapping=True,
-            add_special_tokens=rendered[0].closed,
-        )
-        for item, ids, offsets in zip(rendered, encoded["input_ids"], encoded["offset_mapping"], strict=True):
-            labelled = [any(stop > first and begin < last for first, last in item.spans) for begin, stop in offsets]
-            ids = list(ids)
-            if item.closed and end is not None and (not ids or ids[-1] != end):
-                ids.append(end)
-                labelled.append(True)
-            elif item.closed and ids:
-                labelled[-1] = True
-            yield ids, labelled
-
-
-def _assemble_counted(examples: Iterable[tuple[list[int], list[bool]]], max_length: int) -> TokenisedRows:
+    unused = {name: None for reader in readers for name in reader.columns_unused}
     kept: list[tuple[int, np.ndarray, np.ndarray]] = []
     total = truncated = dropped = 0
-    for index, (ids, labelled) in enumerate(examples):
+    for index, example in enumerate(itertools.chain.from_iterable(readers)):
         total += 1
-        truncated += len(ids) > max_length
-        labels = np.asarray(labelled[:max_length], dtype=bool)
-        labels[:1] = False
-        if not labels.any():
+        truncated += example.truncated
+        if example.dropped is not None:
             dropped += 1
             continue
-        kept.append((index, np.asarray(ids[:max_length], dtype=np.int32), labels))
-    return _assemble(kept, Counts(rows=total, truncated=truncated, dropped=dropped))
+        kept.append((index, example.ids, example.labelled))
+    counts = Counts(rows=total, truncated=truncated, dropped=dropped, columns_unused=tuple(unused))
+    if not kept:
+        raise DataError(_nothing_to_learn(counts, training), field=field)
+    return _assemble(kept, counts)
 
 
 def _assemble(rows: list[tuple[int, np.ndarray, np.ndarray]], counts: Counts) -> TokenisedRows:
@@ -260,52 +214,6 @@ def _describe(purpose: str, rows: TokenisedRows) -> str:
         f"{int(lengths.min())} to {int(lengths.max())} tokens a row; "
         f"{counts.truncated} truncated, {counts.dropped} dropped for lack of labels"
     )
-
-
-def total_steps(training: TrainingSpec, num_rows: int) -> int:
-    """Optimizer steps of a job, as transformers counts them: short last batches and accumulations step too."""
-    if training.max_steps > 0:
-        return training.max_steps
-    return math.ceil(training.num_train_epochs * steps_per_epoch(training, num_rows))
-
-
-def steps_per_epoch(training: TrainingSpec, num_rows: int) -> int:
-    """Optimizer steps in one pass over the rows."""
-    return math.ceil(math.ceil(num_rows / training.per_device_train_batch_size) / training.gradient_accumulation_steps)
-
-
-@dataclass
-class Cursor:
-    """Where a job stands in its rows. Each epoch is a permutation of its own, a function of (seed, epoch)."""
-
-    num_rows: int
-    training: TrainingSpec
-    epoch: int = 0
-    position: int = 0
-    """Rows of this epoch already handed out."""
-    _order: tuple[int, torch.Tensor] | None = field(default=None, repr=False)
-
-    def order(self, epoch: int) -> torch.Tensor:
-        """The (num_rows,) permutation of one epoch."""
-        if self._order is None or self._order[0] != epoch:
-            draw = generator(self.training.seed, "order", epoch)
-            self._order = (epoch, torch.randperm(self.num_rows, generator=draw))
-        return self._order[1]
-
-    def next_batch(self) -> list[list[int]]:
-        """Row positions of the next optimizer batch, one list per micro-batch, and move past them.
-
-        An optimizer batch does not reach over the end of an epoch: a short last one steps as it is.
-        """
-        size, most = self.training.per_device_train_batch_size, self.training.gradient_accumulation_steps
-        order = self.order(self.epoch)
-        batch = []
-        while len(batch) < most and self.position < self.num_rows:
-            batch.append(order[self.position : self.position + size].tolist())
-            self.position += len(batch[-1])
-        if self.position >= self.num_rows:
-            self.epoch, self.position = self.epoch + 1, 0
-        return batch
 
 
 def chunks(rows: TokenisedRows, size: int) -> list[Microbatch]:

@@ -11,7 +11,8 @@ from jobs.records import EvalReport, StepReport
 from jobs.spec import JobSpec
 from workers.adapter import Adapter
 from workers.batcher import Kind
-from workers.dataset import Cursor, JobData, Microbatch, chunks, steps_per_epoch, total_steps
+from workers.cursor import Cursor, steps_per_epoch, total_steps
+from workers.dataset import JobData, Microbatch, chunks
 from workers.memory import Demand
 from workers.optimizer import JobOptimizer
 from workers.routing import AdapterFactors, DropoutDraw, Segment, TokenShare

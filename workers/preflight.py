@@ -5,7 +5,8 @@ from __future__ import annotations
 from jobs.errors import BaseModelError, DataError, Problem, SpecError
 from jobs.spec import JobSpec
 from workers.base_model import DTYPES, Blueprint, load_tokenizer, read_blueprint
-from workers.dataset import load_job_data, total_steps
+from workers.cursor import total_steps
+from workers.dataset import load_job_data
 from workers.estimate import Estimate
 from workers.memory import PROCESS_BYTES, BaseShape, demand, worker_bytes
 from workers.targets import resolve

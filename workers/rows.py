@@ -53,6 +53,11 @@ def recognise(columns: list[str]) -> Shape:
     )
 
 
+def columns_of(shape: Shape) -> frozenset[str]:
+    """Columns that rows of a shape are read from."""
+    return frozenset(_COLUMNS[shape]) | ({"input"} if shape == "alpaca" else set())
+
+
 def render(
     row: Mapping[str, Any], shape: Shape, tokenizer: PreTrainedTokenizerBase, training: TrainingSpec
 ) -> Rendered:

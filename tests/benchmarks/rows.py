@@ -22,7 +22,8 @@ from tests.benchmarks.setting import (
 )
 from tests.real_inputs import data_file, require, smollm2_dir
 from workers.base_model import read_blueprint
-from workers.dataset import Counts, Cursor, JobData, Row, TokenisedRows
+from workers.cursor import Cursor
+from workers.dataset import Counts, JobData, Row, TokenisedRows
 from workers.worker import load_tokenised
 
 TASKS = ("trec-coarse", "sms-spam", "sarcasm", "quartz", "trec-fine")

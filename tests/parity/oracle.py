@@ -23,7 +23,8 @@ from transformers.pytorch_utils import Conv1D
 
 from jobs.spec import JobSpec
 from tests.models import Trained, Weights
-from workers.dataset import Cursor, Row, TokenisedRows
+from workers.cursor import Cursor
+from workers.dataset import Row, TokenisedRows
 from workers.lora import DropoutDraw
 
 

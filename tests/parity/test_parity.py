@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from tests.models import make_data, make_spec, make_worker, train
 from tests.parity.oracle import Errors, compare, compare_all, train_alone
 from tests.parity.scenario import FAMILIES, LLAMA, NUM_STEPS, Family, four_data, four_jobs, oracles, pack_together
-from workers.dataset import Cursor
+from workers.cursor import Cursor
 
 TOLERANCES = {
     torch.float64: Errors(loss=1e-9, adapter=1e-7),

@@ -14,7 +14,8 @@ from jobs.records import Assignment, StepReport
 from jobs.spec import JobSpec
 from tests.real_inputs import data_file, require, smollm2_dir
 from workers.base_model import load_tokenizer, read_blueprint
-from workers.dataset import Cursor, Row, load_job_data
+from workers.cursor import Cursor
+from workers.dataset import Row, load_job_data
 from workers.settings import WorkerSettings
 from workers.worker import Worker
 

@@ -13,7 +13,8 @@ from transformers import Trainer, TrainingArguments
 
 from jobs.spec import TrainingSpec
 from tests.models import make_data, make_rows, make_spec, make_worker, tiny_gpt2, tiny_llama, train
-from workers.dataset import Cursor, chunks, steps_per_epoch, total_steps
+from workers.cursor import Cursor, steps_per_epoch, total_steps
+from workers.dataset import chunks
 
 
 def training_of(**training: object) -> TrainingSpec:
