@@ -12,7 +12,7 @@ import typer
 from rich.text import Text
 
 from jobs.errors import LoraloomError, Problem, SpecError
-from orchestrator.commands import artifacts, logs, look, operate, serve, specs, steer, submit, train
+from orchestrator.commands import artifacts, logs, look, operate, preview, serve, specs, steer, submit, train
 from orchestrator.commands.output import (
     EXIT_FAILED,
     EXIT_INTERRUPTED,
@@ -82,7 +82,7 @@ def _parse_and_run() -> int:
         raise signalled from None
 
 
-for verbs in (specs, train, serve, submit, look, logs, steer, artifacts, operate):
+for verbs in (specs, preview, train, serve, submit, look, logs, steer, artifacts, operate):
     verbs.add(app)
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import yaml
 
 from orchestrator.clusters.host import quiet_libraries
 from orchestrator.journal import Journal
+from tests.nursery import Nursery, Request
 from tests.stores import bucket, make_root, scheme
 from tests.tiny_base import write_rows, write_tiny_base
 
@@ -33,6 +35,7 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 WriteSpecs = Callable[..., Path]
+Forked = Callable[..., subprocess.CompletedProcess[str]]
 
 
 def laid_over(spec: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
@@ -73,3 +76,19 @@ def write_specs(tmp_path: Path, tiny_base: Path, rows: Path) -> WriteSpecs:
 def journal(tmp_path: Path) -> Iterator[Journal]:
     with Journal(tmp_path / "journal.db") as opened:
         yield opened
+
+
+@pytest.fixture
+def forked(nursery: Nursery, tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs a command in a child of a process that has imported torch already."""
+
+    def run(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+        out, err = tmp_path / "stdout.txt", tmp_path / "stderr.txt"
+        words = tuple(map(str, arguments))
+        child = nursery.open(Request(arguments=words, output=str(out), errors=str(err), environment=environment))
+        done = subprocess.CompletedProcess(words, child.wait(480), out.read_text(), err.read_text())
+        out.unlink()
+        err.unlink()
+        return done
+
+    return run

@@ -17,9 +17,9 @@ from jobs.loading import load_files
 from orchestrator.interruption import GRACE_SECONDS
 from tests.machine import free_port
 from tests.nursery import Nursery, Request
+from tests.orchestrator.conftest import Forked
 
 WriteSpecs = Callable[..., Path]
-Forked = Callable[..., subprocess.CompletedProcess[str]]
 COMMAND = [sys.executable, "-m", "orchestrator.cli"]
 
 
@@ -27,22 +27,6 @@ def loraloom(*arguments: str | Path, cwd: Path | None = None, timeout: float = 2
     return subprocess.run(
         [*COMMAND, *map(str, arguments)], capture_output=True, text=True, cwd=cwd, timeout=timeout, check=False
     )
-
-
-@pytest.fixture
-def forked(nursery: Nursery, tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """The same for commands that need torch, which is imported already."""
-
-    def run(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
-        out, err = tmp_path / "stdout.txt", tmp_path / "stderr.txt"
-        words = tuple(map(str, arguments))
-        child = nursery.open(Request(arguments=words, output=str(out), errors=str(err), environment=environment))
-        done = subprocess.CompletedProcess(words, child.wait(480), out.read_text(), err.read_text())
-        out.unlink()
-        err.unlink()
-        return done
-
-    return run
 
 
 def processes_mentioning(text: str) -> list[str]:
