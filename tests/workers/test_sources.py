@@ -13,7 +13,7 @@ from jobs.errors import DataError
 from jobs.spec import DatasetSpec, JobSpec
 from tests.workers.tokenizers import word_tokenizer
 from workers.dataset import load_job_data
-from workers.sources import load
+from workers.sources import open_rows
 
 FIELD = "datasets[3]"
 
@@ -24,7 +24,7 @@ def write(path: Path, content: str | bytes) -> Path:
 
 
 def read(path: Path | str, **block: Any) -> list[dict[str, Any]]:
-    return list(load(DatasetSpec.model_validate({"path": str(path), **block}), field=FIELD))
+    return list(open_rows(DatasetSpec.model_validate({"path": str(path), **block}), field=FIELD))
 
 
 def error_of(path: Path | str, **block: Any) -> DataError:

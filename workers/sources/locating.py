@@ -1,0 +1,197 @@
+"""Which files a block of `datasets:` means: its own, those of a folder, of a saved dataset, or of the hub."""
+
+from __future__ import annotations
+
+import difflib
+import glob
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jobs.data_formats import BUILDERS, COMPRESSIONS, FORMAT_BY_ENDING, builder_of
+from jobs.errors import DataError
+from jobs.spec import DatasetSpec
+from workers.sources import hub
+from workers.sources.folders import split_files
+from workers.sources.opening import DataFile, open_local
+
+_CARD = "README.md"
+_SAVED, _SAVED_SPLITS = "state.json", "dataset_dict.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Located:
+    """The files of a block."""
+
+    splits: Mapping[str, tuple[DataFile, ...]]
+    """By split."""
+    one_split: bool
+    """The files are one split, whatever the block calls it."""
+
+
+def _one_split(files: Sequence[DataFile]) -> Located:
+    return Located(splits={"train": tuple(files)}, one_split=True)
+
+
+def locate(block: DatasetSpec, *, field: str) -> Located:
+    """Find the files of a block.
+
+    Raises:
+        DataError: There are none, or the block has a field that does nothing for what it names.
+    """
+    named = [block.data_files] if isinstance(block.data_files, str) else list(block.data_files or ())
+    if block.path in BUILDERS and not os.path.isfile(block.path):
+        _require_local_fields(block, field)
+        if not named:
+            raise DataError(f"the builder `{block.path}` needs data_files", field=field)
+        return _files([path for pattern in named for path in _expand(pattern, field)], field, builder=block.path)
+    if os.path.isdir(block.path):
+        return _folder(block, named, field)
+    repository = hub.repository_of(block.path)
+    if not os.path.isfile(block.path) and builder_of(block.path) is None and repository is not None:
+        return _hub(block, repository, named, field)
+    _require_local_fields(block, field)
+    if named:
+        raise DataError("path is a file already, so data_files does nothing: keep one of the two", field=field)
+    return _files(_expand(block.path, field), field, builder=None)
+
+
+def _require_local_fields(block: DatasetSpec, field: str) -> None:
+    for key, meaning in (("name", "a configuration"), ("revision", "a commit")):
+        if getattr(block, key) is not None:
+            raise DataError(
+                f"`{key}` chooses {meaning} of a hub dataset and does nothing for files: leave it out",
+                field=f"{field}.{key}",
+            )
+
+
+def _expand(pattern: str, field: str) -> list[str]:
+    """The file of this name, else the files that the pattern matches."""
+    if "://" in pattern:
+        raise DataError(f"{pattern} is an address: download the file and name its path", field=field)
+    if not os.path.lexists(pattern) and glob.has_magic(pattern):
+        found = sorted(path for path in glob.glob(pattern, recursive=True) if os.path.isfile(path))
+        if not found:
+            raise DataError(f"{pattern} matches no file (looked in {Path.cwd()})", field=field)
+        return found
+    return [pattern]
+
+
+def _files(paths: Sequence[str], field: str, *, builder: str | None) -> Located:
+    files = []
+    for path in paths:
+        _require_file(Path(path), field)
+        format = builder or builder_of(path)
+        if format is None:
+            raise DataError(
+                f"{path}: the ending {Path(path).suffix or '(none)'} says nothing about its format; known are "
+                f"{', '.join(FORMAT_BY_ENDING)}, each also with {', '.join(COMPRESSIONS)}; or write path: csv and "
+                f"data_files: {path}",
+                field=field,
+            )
+        files.append(DataFile(name=path, builder=format))
+    return _one_split(files)
+
+
+def _require_file(path: Path, field: str) -> None:
+    if path.is_file():
+        if path.stat().st_size == 0:
+            raise DataError(f"{path} is empty", field=field)
+        return
+    if path.is_dir():
+        raise DataError(f"{path} is a folder, not a file", field=field)
+    siblings = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
+    near = difflib.get_close_matches(path.name, siblings, n=2)
+    hint = f"; did you mean {' or '.join(str(path.parent / name) for name in near)}?" if near else ""
+    raise DataError(f"{path} does not exist (looked in {Path.cwd()}){hint}", field=field)
+
+
+def _folder(block: DatasetSpec, named: Sequence[str], field: str) -> Located:
+    folder = Path(block.path)
+    saved = (folder / _SAVED).is_file() or (folder / _SAVED_SPLITS).is_file()
+    if block.revision is not None or (saved and block.name is not None):
+        _require_local_fields(block, field)
+    if saved and named:
+        raise DataError(
+            f"{folder} is a dataset saved by save_to_disk, so data_files does nothing: leave it out", field=field
+        )
+    if (folder / _SAVED_SPLITS).is_file():
+        splits = _read_json(folder / _SAVED_SPLITS, field).get("splits") or ()
+        return Located(splits={str(split): _saved(folder / str(split), field)[1] for split in splits}, one_split=False)
+    if saved:
+        split, files = _saved(folder, field)
+        if split is None or "split" not in block.model_fields_set:
+            return _one_split(files)
+        return Located(splits={split: files}, one_split=False)
+    names = sorted(
+        (Path(parent) / file).relative_to(folder).as_posix() for parent, _, files in os.walk(folder) for file in files
+    )
+    card = _card(str(folder / _CARD), block.path, field) if _CARD in names else {}
+    splits = split_files(names, card, name=block.name, data_files=named, field=field, shown=block.path)
+    found = {
+        split: tuple(
+            DataFile(name=str(folder / name), builder=_builder(name, block.path, field), delimiter=splits.delimiter)
+            for name in some
+        )
+        for split, some in splits.names.items()
+    }
+    return Located(splits=found, one_split=bool(named))
+
+
+def _saved(folder: Path, field: str) -> tuple[str | None, tuple[DataFile, ...]]:
+    """The split that a folder of `Dataset.save_to_disk` holds, and its files."""
+    state = _read_json(folder / _SAVED, field)
+    names = [str(one["filename"]) for one in state.get("_data_files") or ()]
+    return state.get("_split"), tuple(DataFile(name=str(folder / name), builder="arrow") for name in names)
+
+
+def _hub(block: DatasetSpec, repository: str, named: Sequence[str], field: str) -> Located:
+    found = hub.find(repository, block.revision, field)
+    card = _card(found.file(_CARD).download(), repository, field) if _CARD in found.names else {}
+    splits = split_files(found.names, card, name=block.name, data_files=named, field=field, shown=repository)
+    by_split = {
+        split: tuple(
+            DataFile(
+                name=name,
+                builder=_builder(name, repository, field),
+                hub=found.file(name),
+                delimiter=splits.delimiter,
+            )
+            for name in some
+        )
+        for split, some in splits.names.items()
+    }
+    return Located(splits=by_split, one_split=bool(named))
+
+
+def _builder(name: str, shown: str, field: str) -> str:
+    builder = builder_of(name)
+    if builder is None:
+        raise DataError(f"{shown}: the ending of {name} says nothing about its format", field=field)
+    return builder
+
+
+def _read_json(path: Path, field: str) -> dict[str, Any]:
+    try:
+        with open_local(str(path)) as file:
+            read = json.load(file)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read: {error}", field=field) from error
+    if not isinstance(read, dict):
+        raise DataError(f"{path} should hold an object", field=field)
+    return read
+
+
+def _card(path: str, shown: str, field: str) -> Mapping[str, Any]:
+    """What stands between the lines of dashes at the head of a dataset's README.md."""
+    from huggingface_hub import DatasetCard
+
+    try:
+        with open_local(path) as file:
+            text = file.read().decode("utf-8")
+        return DatasetCard(text, ignore_metadata_errors=True).data.to_dict()
+    except (OSError, ValueError) as error:
+        raise DataError(f"{shown}: its README.md cannot be read: {error}", field=field) from error
