@@ -6,15 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from jobs.data_formats import BUILDERS, builder_of
 from jobs.field_paths import FieldPath
 
 if TYPE_CHECKING:
     from jobs.spec import DatasetSpec, JobSpec
-
-BUILDERS = ("json", "csv", "parquet", "arrow", "text")
-"""Dataset builders that read the files named in `data_files`."""
-FILE_ENDINGS = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".arrow", ".txt")
-"""Endings by which a dataset's `path` is a file of its own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,6 +126,6 @@ def _datasets(spec: JobSpec) -> Iterator[Clash]:
 def _source_clash(dataset: DatasetSpec) -> str | None:
     if dataset.path in BUILDERS and dataset.data_files is None:
         return f"the builder {dataset.path} reads files: name them in data_files, or write the file as path"
-    if dataset.path.lower().endswith(FILE_ENDINGS) and dataset.data_files is not None:
+    if builder_of(dataset.path) is not None and dataset.data_files is not None:
         return "path is a file already, so data_files has no meaning: keep one of the two"
     return None

@@ -81,13 +81,14 @@ class DatasetSpec(Block):
     """Where rows come from, in the words of `datasets.load_dataset`."""
 
     path: types.Text
-    """A file (jsonl, json, csv, tsv, parquet, arrow, txt), a builder's name with `data_files`, or a hub dataset."""
+    """A file (jsonl, json, csv, tsv, parquet, arrow, txt; also .gz, .bz2, .xz, .zst), a pattern such as `data/*.jsonl`,
+    a folder of such files or of `save_to_disk`, a builder's name with `data_files`, or a hub dataset."""
     name: types.Text | None = None
-    """Configuration of a hub dataset."""
+    """Configuration of a hub dataset, or of a folder whose README.md has some."""
     split: types.Text = "train"
-    """Split to read; slices such as `train[:100]` as well."""
+    """Split to read; slices such as `train[:100]` as well. A file is one split, whatever it is called here."""
     data_files: types.DataFiles | None = None
-    """File or files for a builder (json, csv, parquet, arrow, text), or within a hub dataset."""
+    """Files or patterns for a builder (json, csv, parquet, arrow, text), or within a folder or hub dataset."""
     revision: types.Text | None = None
     """Commit, tag or branch of a hub dataset."""
     columns: types.Columns = Field(default_factory=FrozenDict[str])

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
-import datasets
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from jobs.errors import DataError
 from jobs.spec import DatasetSpec, TrainingSpec
-from workers import sources
 from workers.rows import Rendered, Shape, columns_of, recognise, render
+from workers.sources import RowSource, open_rows
 
 _TOKENISE_ROWS = 512
 """Rows handed to the tokenizer at once; it spreads a batch over threads."""
@@ -53,13 +53,13 @@ class BlockReader:
         self._tokenizer = tokenizer
 
     @cached_property
-    def _table(self) -> datasets.Dataset:
-        return sources.load(self._block, field=self._field)
+    def _source(self) -> RowSource:
+        return open_rows(self._block, field=self._field)
 
     @cached_property
     def _shape(self) -> Shape:
         try:
-            return recognise(self._table.column_names)
+            return recognise(self._source.column_names)
         except DataError as error:
             raise DataError(f"{self._block.path}: {error}", field=self._field) from error
 
@@ -67,19 +67,19 @@ class BlockReader:
     def columns_unused(self) -> tuple[str, ...]:
         """Columns of the block that rows of its shape do not have, in the file's order."""
         used = columns_of(self._shape)
-        return tuple(name for name in self._table.column_names if name not in used)
+        return tuple(name for name in self._source.column_names if name not in used)
 
     def __iter__(self) -> Iterator[Example]:
-        table, shape = self._table, self._shape
-        for start in range(0, len(table), _TOKENISE_ROWS):
-            stop = min(start + _TOKENISE_ROWS, len(table))
+        shape = self._shape
+        rows = enumerate(self._source)
+        while batch := list(itertools.islice(rows, _TOKENISE_ROWS)):
             rendered = []
-            for number, row in enumerate(table.select(range(start, stop)), start + 1):
+            for index, row in batch:
                 try:
-                    rendered.append(render(row, shape, self._tokenizer, self._training))  # pyright: ignore[reportArgumentType]
+                    rendered.append(render(row, shape, self._tokenizer, self._training))
                 except DataError as error:
-                    raise DataError(f"{self._block.path}: row {number}: {error}", field=self._field) from error
-            for index, (item, ids, labelled) in enumerate(self._tokenise(rendered), start):
+                    raise DataError(f"{self._block.path}: row {index + 1}: {error}", field=self._field) from error
+            for (index, _), (item, ids, labelled) in zip(batch, self._tokenise(rendered), strict=True):
                 yield self._cut(index, item, ids, labelled)
 
     def _tokenise(self, rendered: list[Rendered]) -> Iterator[tuple[Rendered, list[int], list[bool]]]:

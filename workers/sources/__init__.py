@@ -8,6 +8,5 @@ it are its rules: which files of a folder or a hub dataset belong to which split
 
 from workers.sources.row_source import RowSource, open_rows
 from workers.sources.rows import BadRow
-from workers.sources.table_loading import load
 
-__all__ = ["BadRow", "RowSource", "load", "open_rows"]
+__all__ = ["BadRow", "RowSource", "open_rows"]

@@ -17,7 +17,7 @@ Converter = Callable[[Any], Any]
 
 
 def top_converter(kind: pa.DataType) -> Converter:
-    """What turns a value of this type, as `to_pylist` gives it, into that of a row: text, or JSON values if it nests."""
+    """What turns a value of this type, as `to_pylist` gives it, into one of a row: text, or JSON values if it nests."""
     kind = _plain(kind)
     if isinstance(kind, pa.JsonType):
         return _optional(decode_value)
