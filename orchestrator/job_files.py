@@ -12,13 +12,11 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import json
 import os
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -26,28 +24,15 @@ from jobs import artifacts
 from jobs.artifacts import MANIFEST, verify_files
 from jobs.errors import StoreError
 from jobs.records import CheckpointRecord, Job
+from orchestrator.artifact_files import ArtifactFiles
+from orchestrator.published_folders import Owner, publish_folder
 from workers.object_store import ObjectStore
-from workers.publishing import FileEntry, discard, fsync
-from workers.retention import PUBLISHED
+from workers.publishing import discard
+from workers.retention import PUBLISHED, QUARANTINE
 from workers.storage import artifacts_key, checkpoints_key, parse_artifact_name
 
 _LARGEST_MANIFEST_BYTES = 2**24
 _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
-
-
-@dataclass(frozen=True, kw_only=True)
-class ArtifactFiles:
-    """What a published adapter consists of."""
-
-    manifest_sha256: str
-    """Hex; of the file, so that it vouches for all the others."""
-    files: Mapping[str, FileEntry]
-    """By name, the manifest too."""
-
-    @property
-    def size_bytes(self) -> int:
-        """Of all files together."""
-        return sum(entry.size_bytes for entry in self.files.values())
 
 
 class JobFiles:
@@ -97,14 +82,15 @@ class JobFiles:
         if self.storage_uri is not None:
             self._store.claim(owner)
 
-    def publish(self, job: Job, staged: str) -> str:
+    def publish(self, job: Job, staged: str, *, note: Callable[[str], None] = lambda _: None) -> str:
         """Verify what a worker has made, by reading all of it, and bring it to its place.
 
-        The journal has to say so too: until then a store's copy is nobody's artifact.
+        The journal has to say so too: until then it is nobody's artifact, and publishing it again finds it there.
 
         Args:
             job: Whose attempt is the one that is believed.
             staged: Folder or URI, as its worker reported it.
+            note: Takes what the job's owner should know.
 
         Returns:
             Folder or URI of the adapter.
@@ -116,14 +102,8 @@ class JobFiles:
         """
         if self.storage_uri is None:
             target = self.root / "artifacts" / self._name_of(job)
-            # A scheduler that died just after the rename hears of it again.
-            if target.exists() and not Path(staged).exists():
-                if artifacts.verify(target)["spec_sha256"] == job.spec.spec_sha256():
-                    return str(target)
-                raise ValueError(f"{target} holds an adapter of another spec")
-            artifacts.verify(Path(staged))
-            Path(staged).rename(target)
-            fsync(target.parent)
+            owner = Owner(job_id=job.id, spec_sha256={job.spec.spec_sha256()})
+            publish_folder(Path(staged), target, owner, note=note)
             return str(target)
         key = self._store.key_of(staged)
         parent, _, name = key.rpartition("/")
@@ -132,6 +112,16 @@ class JobFiles:
             raise ValueError(f"{staged} is not of attempt {job.attempt} of {job.id}")
         self.verify(staged)
         return staged
+
+    def uploaded(self, job_id: str, attempt: int) -> list[str]:
+        """URIs of the adapters that an attempt has in the store, half-written ones left out; confirmed by nobody."""
+        parent = artifacts_key(job_id)
+        keys = [f"{parent}/{name}" for name in self._store.folders(parent) if name.startswith(f"a{attempt}-")]
+        return [self._store.uri_of(key) for key in keys if MANIFEST in self._store.files(key)]
+
+    def set_aside(self, artifact: str) -> str | None:
+        """Move an adapter out of the way in the store, or mark it; the URI where it is now, if it could be moved."""
+        return self._store.set_aside(self._store.key_of(artifact), QUARANTINE)
 
     def verify(self, artifact: str) -> dict[str, Any]:
         """Re-hash every file of an adapter and return its manifest.
@@ -162,16 +152,7 @@ class JobFiles:
             except OSError as error:
                 raise ValueError(f"{artifact}/{MANIFEST} cannot be read: {error}") from error
             sizes = {path.name: path.stat().st_size for path in Path(artifact).iterdir() if path.is_file()}
-        own = hashlib.sha256(manifest).hexdigest()
-        try:
-            hashes = {**dict(json.loads(manifest)["files"]), MANIFEST: own}
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{artifact}/{MANIFEST} cannot be read: {error}") from error
-        missing = sorted(hashes.keys() - sizes.keys())
-        if missing:
-            raise ValueError(f"{artifact}/{missing[0]} is missing")
-        entries = {name: FileEntry(sha256=sha256, size_bytes=sizes[name]) for name, sha256 in hashes.items()}
-        return ArtifactFiles(manifest_sha256=own, files=entries)
+        return ArtifactFiles.of(artifact, manifest, sizes)
 
     def open(self, artifact: str, name: str) -> BinaryIO:
         """A file of an adapter, to be read from its beginning and closed by the caller.

@@ -122,7 +122,7 @@ class OutputDirectory:
             ValueError: It is not whole.
             OSError: The disk refuses.
         """
-        return self.job_files.publish(job, staged)
+        return self.job_files.publish(job, staged, note=lambda message: self._log(job, message))
 
     def on_event(self, job: Job, event: Event) -> None:
         """A line in the job's log."""

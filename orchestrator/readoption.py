@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from jobs.records import JobState
 from orchestrator.clusters import AdoptedWorker
-from orchestrator.journal import Journal
+from orchestrator.journal import Journal, JournaledJob
 from orchestrator.lives import LOST
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ def readopt(
     *,
     at: float,
     unpublished: Mapping[str, Unpublished] = MappingProxyType({}),
+    adopt: Callable[[JournaledJob, list[str]], bool] = lambda _job, _notes: False,
     on_lost: Callable[[], None] = lambda: None,
 ) -> list[NewWorker]:
     """Take over the workers that live, and end the attempts of which none does.
@@ -46,6 +47,8 @@ def readopt(
         cluster: Joined, and not used yet.
         at: Seconds since the epoch, for events.
         unpublished: What attempts have made and left to be published: those need no worker any more.
+        adopt: Called for each attempt whose worker is gone, with a list for what its job's owner should know: whether
+            it had finished, and its job has SUCCEEDED with what it left.
         on_lost: Called for each attempt that died with its worker.
     """
     attempts: dict[str, dict[str, int]] = {}
@@ -58,12 +61,15 @@ def readopt(
     living |= {(job_id, one.attempt) for job_id, one in unpublished.items()}
     for job in begun:
         if job.attempt_is_open and (job.id, job.attempt) not in living:
+            notes: list[str] = []
+            if adopt(job, notes):
+                continue
             journal.end_attempt(
                 job.id,
                 attempt=job.attempt,
                 state=JobState.PENDING,
                 reason=LOST,
-                message=f"its worker {job.worker_id} was gone when the service came back",
+                message="; ".join([f"its worker {job.worker_id} was gone when the service came back", *notes]),
                 at=at,
                 progress=replace(job.progress, ledger=job.progress.ledger.lost().waits(at)),
             )

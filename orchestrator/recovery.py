@@ -11,8 +11,8 @@ from jobs.errors import Problem, SpecError
 from jobs.ledger import Ledger
 from jobs.loading import LoadedSpec, locate
 from jobs.records import Job, JobProgress, JobState
+from orchestrator.adoption import confirm, finished_progress
 from orchestrator.journal import Journal, JournaledJob
-from orchestrator.lives import artifact_record
 from orchestrator.output_directory import OutputDirectory
 
 
@@ -84,16 +84,10 @@ def take_up(loaded: Sequence[LoadedSpec], journal: Journal, files: OutputDirecto
                 )
                 problems.append(locate(Problem(message=message, field="name", value=name), one))
                 continue
-            job = _finished(one, manifest, str(folder), before)
+            job = _finished(one, manifest, str(folder), before, at=at)
             if before is not None and not before.state.is_terminal:
                 # Published, and then the run died before it could write that down.
-                journal.commit_artifact(
-                    artifact_record(before.id, before.attempt, str(folder), files.job_files),
-                    message=f"the adapter in {folder} was found whole",
-                    at=at,
-                    by_worker=False,
-                    progress=job.progress,
-                )
+                confirm(journal, files.job_files, before, str(folder), manifest, at=at)
             jobs.append(job)
         elif before is not None and not before.state.is_terminal:
             if before.spec_sha256 != one.spec.spec_sha256():
@@ -127,8 +121,9 @@ def take_up(loaded: Sequence[LoadedSpec], journal: Journal, files: OutputDirecto
     return TakenUp(jobs=tuple(jobs), new=frozenset(new))
 
 
-def _finished(one: LoadedSpec, manifest: Mapping[str, Any], folder: str, before: JournaledJob | None) -> Job:
-    metrics = manifest["metrics"]
+def _finished(
+    one: LoadedSpec, manifest: Mapping[str, Any], folder: str, before: JournaledJob | None, *, at: float
+) -> Job:
     return Job(
         id=before.id if before is not None else one.spec.name,
         spec=one.spec,
@@ -137,13 +132,7 @@ def _finished(one: LoadedSpec, manifest: Mapping[str, Any], folder: str, before:
         message="finished in an earlier run",
         checkpoints=before.checkpoints if before is not None else (),
         artifact=folder,
-        progress=JobProgress(
-            step=metrics.get("step", 0),
-            total_steps=metrics.get("step", 0),
-            train_loss=metrics.get("train_loss"),
-            eval_loss=metrics.get("eval_loss"),
-            eval_exact_match=metrics.get("eval_exact_match"),
-        ),
+        progress=finished_progress(manifest, before.progress if before is not None else JobProgress(), at=at),
     )
 
 

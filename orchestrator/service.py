@@ -7,13 +7,12 @@ still train, and lets what died go on from its checkpoints.
 from __future__ import annotations
 
 import secrets
-import shutil
 import signal
 import threading
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,28 +27,23 @@ from orchestrator.api.address import Address
 from orchestrator.api.app import build_app
 from orchestrator.api.server import HttpServer
 from orchestrator.api.tokens import Tokens
-from orchestrator.checking import Checker
 from orchestrator.cluster_view import Viewer
-from orchestrator.clusters import Cluster
 from orchestrator.clusters.worker_resources import WorkerResources
-from orchestrator.enrolment import Enrolment
 from orchestrator.interruption import GRACE_SECONDS, Interrupted, Interruption
-from orchestrator.journal import Journal, JournaledJob
-from orchestrator.lives import UNPUBLISHED, Lives
+from orchestrator.journal import Journal
+from orchestrator.lives import Lives
 from orchestrator.metrics_history import MetricsHistory
 from orchestrator.monitoring.exporter import Monitoring
 from orchestrator.monitoring.figures import Surveyor
 from orchestrator.monitoring.targets import announce
 from orchestrator.output_directory import OutputDirectory
-from orchestrator.readoption import readopt
 from orchestrator.retries import LEASE_SECONDS
-from orchestrator.roster import Unpublished
 from orchestrator.scheduler import Scheduler
-from orchestrator.service_cluster import ClusterKeeper, ServiceCluster
+from orchestrator.service_cluster import ClusterKeeper
 from orchestrator.snapshot import PolicySettings, Queue
-from orchestrator.token_budget import token_budget
+from orchestrator.submissions import Submissions
+from orchestrator.takeover import MEMORY, take_over
 from orchestrator.trackers.feed import Trackers
-from workers.estimate import Estimate
 from workers.settings import WorkerSettings
 from workers.store_access import is_in_process
 
@@ -60,8 +54,6 @@ _MOST_REASONS = 200
 """Waiting jobs whose reason is written down at a time."""
 _STAGING = "service"
 _SERVICE_ID = "service_id"
-_TOKEN_BUDGET = "token_budget"
-_MEMORY = "scheduler_memory"
 _MEMORY_SECONDS = 30.0
 
 
@@ -165,13 +157,11 @@ class _Service:
         self._monitoring = monitoring
         self._surveyor = Surveyor(monitoring.recorder.grad_norm)
         self._trackers = Trackers(files.root / "trackers", files.on_log)
-        self._checker = Checker()
-        self._enrolment = Enrolment(journal, files.job_files, self._checker)
+        self._submissions = Submissions(
+            journal, files.job_files, token_budget=options.token_budget, on_submitted=monitoring.recorder.submitted
+        )
         self._viewer = Viewer("nothing yet")
         self._id = journal.fix_setting(_SERVICE_ID, secrets.token_hex(6))
-        self._sequence = 0
-        self._last_submitted = journal.num_submitted()
-        self._budget = options.token_budget or journal.setting(_TOKEN_BUDGET)
         self._remembered: dict[str, Any] = {}
         """As the journal has it."""
         self._remembered_at = 0.0
@@ -213,7 +203,19 @@ class _Service:
         )
         try:
             self._files.job_files.claim(self._id)
-            scheduler = self._take_over(keeper.cluster, lives)
+            scheduler = take_over(
+                self._journal,
+                self._files,
+                keeper.cluster,
+                lives,
+                self._submissions,
+                policy=PolicySettings(
+                    largest_device_bytes=options.largest_device_bytes, may_grow=options.ray_address is not None
+                ),
+                queues=options.queues,
+                on_lost=self._monitoring.recorder.lost_meanwhile,
+                say=self.say,
+            )
             is_to_end = False
             interruption.breaks_off = lambda: keeper.cluster.is_interruptible
             try:
@@ -227,74 +229,15 @@ class _Service:
             is_to_end = True
             raise
         finally:
-            self._checker.close()
+            self._submissions.close()
             self._trackers.close()
             keeper.let_go(is_to_end=is_to_end)
-
-    def _take_over(self, cluster: ServiceCluster, lives: Lives) -> Scheduler:
-        """Begin with what the journal has and what still trains."""
-        unpublished = {job_id: Unpublished(**one) for job_id, one in (self._journal.setting(UNPUBLISHED) or {}).items()}
-        adopted = readopt(
-            self._journal,
-            cluster,
-            at=time.time(),
-            unpublished=unpublished,
-            on_lost=self._monitoring.recorder.lost_meanwhile,
-        )
-        for folder in self._staged():
-            if folder.name not in {worker.id for worker in adopted}:
-                shutil.rmtree(folder, ignore_errors=True)
-        known = self._journal.unfinished()
-        self._sequence = known.sequence
-        self._count(known.jobs)
-        jobs: list[Job] = []
-        estimates: dict[str, Estimate] = {}
-        for found in known.jobs:
-            job = self._enrolment.job(found)
-            if job is None:
-                continue
-            jobs.append(job)
-            estimate = self._enrolment.estimate(found, job)
-            if estimate is not None:
-                estimates[job.id] = estimate
-        now = time.time()
-        settings = WorkerSettings(
-            staging_dir=self._files.staging,
-            checkpoints_dir=self._files.checkpoints,
-            storage_uri=self._options.storage_uri,
-        )
-        if self._budget is not None:
-            settings = replace(settings, token_budget=self._budget)
-        if adopted:
-            training = sum(job.worker_id is not None for job in jobs)
-            self.say(f"took over {len(adopted)} workers with {training} jobs that still train")
-        return Scheduler(
-            jobs,
-            estimates,
-            cluster,
-            settings,
-            lives,
-            publish=self._files.publish,
-            adopted=adopted,
-            unpublished=unpublished,
-            num_started=self._journal.num_workers_started(),
-            policy=PolicySettings(
-                largest_device_bytes=self._options.largest_device_bytes,
-                may_grow=self._options.ray_address is not None,
-            ),
-            queues=self._options.queues,
-            memory=self._journal.setting(_MEMORY) or {},
-            waited_seconds={found.id: now - found.submitted_unix_seconds for found in known.jobs},
-        )
-
-    def _staged(self) -> list[Path]:
-        return [one for one in self._files.staging.iterdir() if one.is_dir()] if self._files.staging.is_dir() else []
 
     def _turn(self, scheduler: Scheduler, keeper: ClusterKeeper) -> None:
         cluster = keeper.cluster
         self.wake.clear()
-        self._hear(scheduler)
-        self._take_checks(scheduler, cluster)
+        self._submissions.hear(scheduler)
+        self._submissions.take_checks(scheduler, cluster)
         has_workers = scheduler.num_workers > 0
         scheduler.tick(_TICK_SECONDS if has_workers else 0.0)
         if not has_workers:
@@ -304,7 +247,7 @@ class _Service:
         now = time.monotonic()
         if now - self._viewed_at >= _VIEW_SECONDS:
             self._viewed_at = now
-            budget = self._budget or WorkerSettings(staging_dir=self._files.staging).token_budget
+            budget = self._submissions.token_budget or WorkerSettings(staging_dir=self._files.staging).token_budget
             self.view = self._viewer.view(scheduler, cluster.devices(), budget)
             if self._surveyor.is_due:
                 self._monitoring.figures = self._surveyor.take(scheduler, self.view)
@@ -316,52 +259,6 @@ class _Service:
             self._remembered_at = now
             self._remember(scheduler)
         scheduler.forget_ended()
-
-    def _hear(self, scheduler: Scheduler) -> None:
-        """Take in what owners have asked since the last turn."""
-        while True:
-            changed = self._journal.changed_since(self._sequence)
-            self._count(changed.jobs)
-            for found in changed.jobs:
-                job = scheduler.jobs.get(found.id)
-                if job is not None and job.state.is_terminal and not found.state.is_terminal:
-                    scheduler.forget_ended()
-                    job = None
-                if job is not None:
-                    scheduler.steer(found.id, desired=found.desired, priority=found.priority, queue=found.queue)
-                elif not found.state.is_terminal:
-                    self._add(scheduler, found)
-            if changed.sequence == self._sequence:
-                return
-            self._sequence = changed.sequence
-
-    def _count(self, jobs: Sequence[JournaledJob]) -> None:
-        """Tell the metrics of those that were submitted since this service began; they come in no order."""
-        new = [found for found in jobs if found.submitted > self._last_submitted]
-        for found in new:
-            self._monitoring.recorder.submitted(found.queue)
-        self._last_submitted = max((found.submitted for found in new), default=self._last_submitted)
-
-    def _add(self, scheduler: Scheduler, found: JournaledJob) -> None:
-        job = self._enrolment.job(found)
-        if job is None:
-            return
-        scheduler.add(job)
-        estimate = self._enrolment.estimate(found, job)
-        if estimate is not None:
-            scheduler.checked(job.id, estimate)
-
-    def _take_checks(self, scheduler: Scheduler, cluster: Cluster) -> None:
-        for one in self._checker.poll():
-            if one.estimate is None:
-                scheduler.refuse(one.job_id, "; ".join(one.problems) or "it cannot be used")
-                continue
-            if self._budget is None and (devices := cluster.devices()):
-                # Found once and fixed: what shares a pack must not depend on when the service was started.
-                self._budget = self._journal.fix_setting(_TOKEN_BUDGET, token_budget([one.estimate], devices))
-                scheduler.fix_token_budget(self._budget)
-            self._journal.set_estimate(one.job_id, one.estimate.to_json())
-            scheduler.checked(one.job_id, one.estimate)
 
     def _write_reasons(self, scheduler: Scheduler) -> None:
         """Let the journal say why jobs wait, for those who ask the API."""
@@ -380,7 +277,7 @@ class _Service:
         if memory != self._remembered:
             # For want of room it is only older than it could be.
             with suppress(DiskFullError):
-                self._journal.put_setting(_MEMORY, memory)
+                self._journal.put_setting(MEMORY, memory)
                 self._remembered = memory
 
     def _drain(self, scheduler: Scheduler, interruption: Interruption) -> None:

@@ -476,9 +476,8 @@ class Worker:
             ledger=self._ledgers[run.job_id].heard(self._attempts[run.job_id], self._accounts.usage(run.job_id)),
         )
         folder = self.settings.staging_dir / run.job_id
-        if self._storage is not None:
-            # Of an attempt that was called away while it was uploaded.
-            discard(folder)
+        # Of an earlier attempt here, whose adapter could not be published, or that was called away meanwhile.
+        discard(folder)
         artifact.export(run.adapter, self.base.shapes, source, folder)
         if self._storage is not None:
             self._saver.upload(run.job_id, folder, self._attempts[run.job_id])

@@ -43,13 +43,24 @@ class Served:
         self.process: subprocess.Popen[bytes] | Child | None = None
         self.url = ""
 
-    def start(self) -> Client:
-        """Start it; a client of it, once it answers."""
+    @property
+    def rows(self) -> Path:
+        """Each micro-batch that a forked one trained on in this process, a line each: see `Request.rows`."""
+        return self.data_dir.with_suffix(".rows")
+
+    def start(self, *, die_in: tuple[str, int, str] | None = None) -> Client:
+        """Start it; a client of it, once it answers.
+
+        Args:
+            die_in: Where a forked one kills itself: see `Request.die_in`.
+        """
         self._log.touch()
         began = self._log.stat().st_size
         arguments = ("serve", "--data-dir", str(self.data_dir), "--port", "0", *self._options)
         if self._nursery is not None:
-            self.process = self._nursery.open(Request(arguments=arguments, output=str(self._log)))
+            self.process = self._nursery.open(
+                Request(arguments=arguments, output=str(self._log), rows=str(self.rows), die_in=die_in)
+            )
         else:
             with self._log.open("ab") as log:
                 self.process = subprocess.Popen(

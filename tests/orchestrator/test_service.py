@@ -152,6 +152,35 @@ def test_killed_at_any_moment_the_next_one_goes_on_and_nothing_is_lost_or_double
         assert points[-1] == 300
 
 
+@pytest.mark.parametrize(
+    "die_in",
+    [
+        # The first two are of the staging folder: an old one is discarded, the new one appears.
+        pytest.param(("rename", 3, "/artifacts/"), id="before it is renamed to its place"),
+        # The first is of the staging folder.
+        pytest.param(("fsync", 2, "/artifacts$"), id="before the rename is durable"),
+    ],
+)
+def test_killed_between_a_finished_adapter_and_the_journal_it_is_adopted_and_nothing_is_trained_twice(
+    served_of: ServedOf, write_specs: WriteSpecs, die_in: tuple[str, int, str]
+) -> None:
+    served = served_of()
+    client = served.start(die_in=die_in)
+    submit(client, write_specs({}))
+    assert served.process is not None
+    assert served.process.wait(timeout=240) == -signal.SIGKILL
+    trained = served.rows.read_text()
+    client = served.start()
+    served.until(lambda: client.job("job-0").state.is_terminal, "job-0 has ended")
+    job = client.job("job-0")
+    assert (job.state, job.attempt, job.progress.step) == (JobState.SUCCEEDED, 1, 4)
+    assert "was found whole" in job.message
+    assert served.rows.read_text() == trained
+    assert [one.charged for one in job.attempts] == [False]
+    assert verify(served.data_dir / "artifacts/job-0")["job"]["id"] == "job-0"
+    assert client.artifacts("job-0").files
+
+
 def test_terminated_it_saves_what_trains_and_says_so(served_of: ServedOf, write_specs: WriteSpecs) -> None:
     served = served_of()
     client = served.start()

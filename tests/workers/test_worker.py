@@ -187,6 +187,13 @@ def test_a_released_job_leaves_nothing_whether_it_waits_or_runs(tmp_path: Path) 
     assert trained.runs["running"].step == 1
 
 
+def test_a_second_attempt_on_a_worker_discards_what_the_first_has_staged(tmp_path: Path) -> None:
+    worker = make_worker(tiny_llama(), {"job": make_data(1, [3, 4])}, tmp_path)
+    ends = [train(worker, [spec_of(max_steps=1)]).end("job") for _ in range(2)]
+    assert [end.state for end in ends] == [JobState.SUCCEEDED, JobState.SUCCEEDED]
+    assert ends[0].staged_artifact == ends[1].staged_artifact
+
+
 def test_a_changed_priority_counts_for_a_running_job_from_the_next_round_on(tmp_path: Path) -> None:
     data = {name: make_data(number, [8, 8, 8]) for number, name in enumerate(("high", "low"))}
     # A token budget of one: the two never share a pack, so that priority decides who runs.

@@ -1,0 +1,115 @@
+"""What owners submit and ask for, as the service's scheduler takes it in from the journal, and what checks find out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from jobs.records import Job
+from orchestrator.checking import Checker
+from orchestrator.clusters import Cluster
+from orchestrator.enrolment import Enrolment
+from orchestrator.job_files import JobFiles
+from orchestrator.journal import Journal, JournaledJob
+from orchestrator.scheduler import Scheduler
+from orchestrator.token_budget import token_budget
+from workers.estimate import Estimate
+
+_TOKEN_BUDGET = "token_budget"
+
+
+class Submissions:
+    """Reads the journal, where the API writes. Nothing here waits."""
+
+    def __init__(
+        self,
+        journal: Journal,
+        files: JobFiles,
+        *,
+        token_budget: int | None,
+        on_submitted: Callable[[str], None],
+    ) -> None:
+        """Nothing is read before `unfinished`.
+
+        Args:
+            journal: The truth; this process writes it.
+            files: Of its jobs.
+            token_budget: That the operator asks for; found from the first estimate where `None`, and fixed.
+            on_submitted: Called with the queue of each job that was submitted since this service began.
+        """
+        self.token_budget: int | None = token_budget or journal.setting(_TOKEN_BUDGET)
+        """Tokens that a pack may hold; `None` until it is known."""
+        self._journal = journal
+        self._checker = Checker()
+        self._enrolment = Enrolment(journal, files, self._checker)
+        self._on_submitted = on_submitted
+        self._sequence = 0
+        self._last_submitted = journal.num_submitted()
+
+    def unfinished(self) -> tuple[list[tuple[JournaledJob, Job]], dict[str, Estimate]]:
+        """All jobs that have not ended, in order of submission, and the estimates of those that were checked before."""
+        known = self._journal.unfinished()
+        self._sequence = known.sequence
+        self._count(known.jobs)
+        jobs: list[tuple[JournaledJob, Job]] = []
+        estimates: dict[str, Estimate] = {}
+        for found in known.jobs:
+            job = self._enrolment.job(found)
+            if job is None:
+                continue
+            jobs.append((found, job))
+            estimate = self._enrolment.estimate(found, job)
+            if estimate is not None:
+                estimates[job.id] = estimate
+        return jobs, estimates
+
+    def hear(self, scheduler: Scheduler) -> None:
+        """Take in what owners have asked since the last turn."""
+        while True:
+            changed = self._journal.changed_since(self._sequence)
+            self._count(changed.jobs)
+            for found in changed.jobs:
+                job = scheduler.jobs.get(found.id)
+                if job is not None and job.state.is_terminal and not found.state.is_terminal:
+                    scheduler.forget_ended()
+                    job = None
+                if job is not None:
+                    scheduler.steer(found.id, desired=found.desired, priority=found.priority, queue=found.queue)
+                elif not found.state.is_terminal:
+                    self._add(scheduler, found)
+            if changed.sequence == self._sequence:
+                return
+            self._sequence = changed.sequence
+
+    def take_checks(self, scheduler: Scheduler, cluster: Cluster) -> None:
+        """Let jobs be placed whose checks were sound, and let those fail whose were not."""
+        for one in self._checker.poll():
+            if one.estimate is None:
+                scheduler.refuse(one.job_id, "; ".join(one.problems) or "it cannot be used")
+                continue
+            if self.token_budget is None and (devices := cluster.devices()):
+                # Found once and fixed: what shares a pack must not depend on when the service was started.
+                budget = int(self._journal.fix_setting(_TOKEN_BUDGET, token_budget([one.estimate], devices)))
+                scheduler.fix_token_budget(budget)
+                self.token_budget = budget
+            self._journal.set_estimate(one.job_id, one.estimate.to_json())
+            scheduler.checked(one.job_id, one.estimate)
+
+    def close(self) -> None:
+        """End the process that checks."""
+        self._checker.close()
+
+    def _count(self, jobs: Sequence[JournaledJob]) -> None:
+        """Tell the metrics of those that were submitted since this service began; they come in no order."""
+        new = [found for found in jobs if found.submitted > self._last_submitted]
+        for found in new:
+            self._on_submitted(found.queue)
+        self._last_submitted = max((found.submitted for found in new), default=self._last_submitted)
+
+    def _add(self, scheduler: Scheduler, found: JournaledJob) -> None:
+        job = self._enrolment.job(found)
+        if job is None:
+            return
+        scheduler.add(job)
+        estimate = self._enrolment.estimate(found, job)
+        if estimate is not None:
+            scheduler.checked(job.id, estimate)
