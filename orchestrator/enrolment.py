@@ -63,9 +63,10 @@ class Enrolment:
         return job
 
     def estimate(self, found: JournaledJob, job: Job) -> Estimate | None:
-        """What a check before has found out; `None`, and the job is being checked, where there was none."""
+        """What a check before has found out; `None`, and the job is being checked, where none can be read."""
         if found.estimate is not None:
-            with suppress(TypeError, KeyError):
+            # One of another version is found out anew; if the job trains, it trains on meanwhile.
+            with suppress(ValueError):
                 return Estimate.from_json(found.estimate)
         self._checker.submit(job.id, job.spec)
         return None

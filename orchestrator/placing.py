@@ -120,7 +120,8 @@ class Placing:
         if self._policy.hand_over_at_once or now - self._rebalanced_at < self._policy.move_seconds:
             return
         self._rebalanced_at = now
-        shapes = {str(one.base): one.base_shape for one in (self._estimates[job.id] for job in self._roster.trained)}
+        known = [self._estimates[job.id] for job in self._roster.trained if job.id in self._estimates]
+        shapes = {str(one.base): one.base_shape for one in known}
         for move in rebalance(self._snapshot(self._roster.alive), self.line, shapes):
             self._intent.call_back(self._roster.jobs[move.job_id], "moved", move.reason)
 
@@ -237,10 +238,8 @@ class Placing:
                 self._survey.preempted(victim)
 
     def _no_more_for(self, base: BaseKey) -> bool:
-        return not any(
-            job.state in (JobState.PENDING, JobState.RECOVERING) and self._estimates[job.id].base == base
-            for job in self._roster.jobs.values()
-        )
+        waiting = [job for job in self._roster.jobs.values() if job.state in (JobState.PENDING, JobState.RECOVERING)]
+        return not any((known := self._estimates.get(job.id)) is None or known.base == base for job in waiting)
 
     def _stop(self, worker_id: str, reason: str) -> None:
         self._cluster.stop_worker(worker_id)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any, Self
 
 from jobs.records import Job, JobState, WorkerStatus
 from orchestrator.decision import (
@@ -42,6 +43,13 @@ class Unpublished:
     reason: str
     """Of the worker's report, as the message."""
     message: str
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self | None:
+        """As `dataclasses.asdict` has written it; fields of another version are left out, `None` where one is missing:
+        what an attempt without a worker has made is looked for where it is (`adoption`)."""
+        names = {one.name for one in fields(cls)}
+        return cls(**{name: values[name] for name in names}) if names <= values.keys() else None
 
 
 class Roster:

@@ -42,7 +42,7 @@ from orchestrator.scheduler import Scheduler
 from orchestrator.service_cluster import ClusterKeeper
 from orchestrator.snapshot import PolicySettings, Queue
 from orchestrator.submissions import Submissions
-from orchestrator.takeover import MEMORY, take_over
+from orchestrator.takeover import remember, take_over
 from orchestrator.trackers.feed import Trackers
 from workers.settings import WorkerSettings
 from workers.store_access import is_in_process
@@ -277,7 +277,7 @@ class _Service:
         if memory != self._remembered:
             # For want of room it is only older than it could be.
             with suppress(DiskFullError):
-                self._journal.put_setting(MEMORY, memory)
+                remember(self._journal, memory)
                 self._remembered = memory
 
     def _drain(self, scheduler: Scheduler, interruption: Interruption) -> None:

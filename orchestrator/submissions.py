@@ -10,6 +10,7 @@ from orchestrator.clusters import Cluster
 from orchestrator.enrolment import Enrolment
 from orchestrator.job_files import JobFiles
 from orchestrator.journal import Journal, JournaledJob
+from orchestrator.roster import WITH_A_WORKER
 from orchestrator.scheduler import Scheduler
 from orchestrator.token_budget import token_budget
 from workers.estimate import Estimate
@@ -42,6 +43,8 @@ class Submissions:
         self._checker = Checker()
         self._enrolment = Enrolment(journal, files, self._checker)
         self._on_submitted = on_submitted
+        self._refused: dict[str, str] = {}
+        """Jobs whose base or data cannot be used → why; until they are told so."""
         self._sequence = 0
         self._last_submitted = journal.num_submitted()
 
@@ -81,10 +84,14 @@ class Submissions:
             self._sequence = changed.sequence
 
     def take_checks(self, scheduler: Scheduler, cluster: Cluster) -> None:
-        """Let jobs be placed whose checks were sound, and let those fail whose were not."""
+        """Let jobs be placed whose checks were sound, and let those fail whose were not.
+
+        One that trains, and was looked into again after an upgrade, is not taken from its worker for that: it fails
+        when it would have to be placed again.
+        """
         for one in self._checker.poll():
             if one.estimate is None:
-                scheduler.refuse(one.job_id, "; ".join(one.problems) or "it cannot be used")
+                self._refused[one.job_id] = "; ".join(one.problems) or "it cannot be used"
                 continue
             if self.token_budget is None and (devices := cluster.devices()):
                 # Found once and fixed: what shares a pack must not depend on when the service was started.
@@ -93,6 +100,11 @@ class Submissions:
                 self.token_budget = budget
             self._journal.set_estimate(one.job_id, one.estimate.to_json())
             scheduler.checked(one.job_id, one.estimate)
+        for job_id, message in list(self._refused.items()):
+            job = scheduler.jobs.get(job_id)
+            if job is None or job.state not in WITH_A_WORKER or job.worker_id is None:
+                scheduler.refuse(job_id, message)
+                del self._refused[job_id]
 
     def close(self) -> None:
         """End the process that checks."""

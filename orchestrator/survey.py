@@ -17,6 +17,7 @@ from orchestrator.snapshot import (
     WaitingJob,
 )
 from workers.estimate import Estimate
+from workers.memory import MIN_TOKEN_BUDGET, Demand
 
 
 @dataclass
@@ -93,13 +94,18 @@ class Survey:
 
     def stepped(self, job_id: str, seconds: float, tokens: int) -> None:
         """A job has trained on tokens, which cost so many device-seconds."""
-        pace = self._paces.setdefault(self._estimates[job_id].base, _Pace())
-        pace.seconds += seconds
-        pace.tokens += tokens
+        estimate = self._estimates.get(job_id)
+        if estimate is not None:
+            pace = self._paces.setdefault(estimate.base, _Pace())
+            pace.seconds += seconds
+            pace.tokens += tokens
 
     def tokens_left(self, job: Job) -> int:
         """That a job has still to train on, by the mean row."""
-        estimate = self._estimates[job.id]
+        estimate = self._estimates.get(job.id)
+        if estimate is None:
+            done = job.progress
+            return round(done.tokens * max(0, done.total_steps - done.step) / done.step) if done.step else 0
         if self._whole_jobs or not job.progress.step:
             return estimate.train_tokens
         return round(estimate.train_tokens * max(0, estimate.total_steps - job.progress.step) / estimate.total_steps)
@@ -121,17 +127,22 @@ class Survey:
             work_seconds=self._seconds(estimate.base, tokens),
         )
 
-    def running(self, job: Job, *, stopping: bool) -> RunningJob:
-        """A job with a worker."""
-        estimate = self._estimates[job.id]
+    def running(self, job: Job, worker: NewWorker, *, stopping: bool) -> RunningJob:
+        """A job with a worker.
+
+        One that an earlier service has placed trains on while it is being looked into again, where what that service
+        knew of it cannot be read: until then it is taken to fill its device, and nothing is put beside it.
+        """
+        estimate = self._estimates.get(job.id)
+        unknown = Demand(adapter_bytes=worker.device.memory_bytes, worst_tokens=MIN_TOKEN_BUDGET, worst_labels=1)
         tokens = self.tokens_left(job)
         return RunningJob(
             id=job.id,
-            demand=estimate.demand,
+            demand=estimate.demand if estimate is not None else unknown,
             tokens_left=tokens,
             priority=job.priority,
             queue=job.queue,
-            seconds_left=self._seconds(estimate.base, tokens),
+            seconds_left=self._seconds(worker.base, tokens),
             unsaved_seconds=max(0.0, job.progress.busy_seconds - self._saved_at.get(job.id, 0.0)),
             placed_seconds=self._placed_at.get(job.id, 0.0),
             num_preemptions=self._num_preemptions.get(job.id, 0),
@@ -147,7 +158,7 @@ class Survey:
             id=worker.id,
             device=worker.device,
             base=worker.base,
-            jobs=tuple(self.running(job, stopping=job.id in stopping) for job in jobs),
+            jobs=tuple(self.running(job, worker, stopping=job.id in stopping) for job in jobs),
             as_of_seconds=self._now(),
             idle_since_seconds=idle_since,
         )

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from orchestrator.adoption import adopt
 from orchestrator.journal import Journal, JournaledJob
@@ -19,8 +20,10 @@ from orchestrator.snapshot import PolicySettings, Queue
 from orchestrator.submissions import Submissions
 from workers.settings import WorkerSettings
 
-MEMORY = "scheduler_memory"
+_MEMORY = "scheduler_memory"
 """Setting of the journal: what a scheduler leaves to the next one."""
+_MEMORY_FORMAT = 1
+"""To be raised whenever `Scheduler.memory` changes: what another version remembers is left out."""
 
 
 def take_over(
@@ -48,7 +51,8 @@ def take_over(
         on_lost: Called for each attempt that died with its worker.
         say: Tells a person who looks on.
     """
-    unpublished = {job_id: Unpublished(**one) for job_id, one in (journal.setting(UNPUBLISHED) or {}).items()}
+    found = {job_id: Unpublished.from_json(one) for job_id, one in (journal.setting(UNPUBLISHED) or {}).items()}
+    unpublished = {job_id: one for job_id, one in found.items() if one is not None}
 
     def adopt_finished(job: JournaledJob, notes: list[str]) -> bool:
         has_finished = adopt(journal, files.job_files, job, staging=files.staging, at=time.time(), note=notes.append)
@@ -83,6 +87,20 @@ def take_over(
         num_started=journal.num_workers_started(),
         policy=policy,
         queues=queues,
-        memory=journal.setting(MEMORY) or {},
+        memory=_remembered(journal),
         waited_seconds={found.id: now - found.submitted_unix_seconds for found, _ in known},
     )
+
+
+def remember(journal: Journal, memory: Mapping[str, Any]) -> None:
+    """Keep `Scheduler.memory` for the next service.
+
+    Raises:
+        DiskFullError: No room.
+    """
+    journal.put_setting(_MEMORY, {"format": _MEMORY_FORMAT, **memory})
+
+
+def _remembered(journal: Journal) -> Mapping[str, Any]:
+    memory = journal.setting(_MEMORY) or {}
+    return memory if memory.get("format", 1) == _MEMORY_FORMAT else {}

@@ -9,6 +9,10 @@ from typing import Any, Self
 from jobs.records import BaseKey
 from workers.memory import BaseShape, Demand
 
+FORMAT = 2
+"""Of an estimate as JSON. To be raised whenever a field changes its meaning or is added: one of another format is not
+read, and the job is looked into again."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
@@ -28,14 +32,21 @@ class Estimate:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, for the journal."""
-        return asdict(self)
+        return {"format": FORMAT, **asdict(self)}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
         """The estimate that `to_json` was asked of.
 
         Raises:
-            TypeError: It is of a version with other fields.
+            ValueError: It is of another format, written by another version.
         """
+        known = dict(values)
+        found = known.pop("format", 1)
+        if found != FORMAT:
+            raise ValueError(f"an estimate of format {found} cannot be read; this version has {FORMAT}")
         nested = {"base": BaseKey, "base_shape": BaseShape, "demand": Demand}
-        return cls(**{key: nested[key](**value) if key in nested else value for key, value in values.items()})
+        try:
+            return cls(**{key: nested[key](**value) if key in nested else value for key, value in known.items()})
+        except (TypeError, KeyError) as error:
+            raise ValueError(f"an estimate cannot be read: {error}") from error
