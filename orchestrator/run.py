@@ -20,6 +20,7 @@ from jobs.records import Job
 from orchestrator.cluster_view import Viewer
 from orchestrator.clusters import Cluster
 from orchestrator.clusters.host import host_devices
+from orchestrator.identity import identity
 from orchestrator.interruption import GRACE_SECONDS, Interrupted, Interruption
 from orchestrator.journal import Journal, Submission
 from orchestrator.live import LiveTable, PlainLines
@@ -153,7 +154,7 @@ def _train(
         surveyor, viewer = Surveyor(monitoring.recorder.grad_norm), Viewer("run")
         for job in jobs:
             monitoring.recorder.submitted(job.queue)
-        trackers = Trackers(files.root / "trackers", files.on_log)
+        trackers = Trackers(files.root / "trackers", files.on_log, identity=identity(journal))
         stack.callback(trackers.close)
         lives = Lives(
             journal,

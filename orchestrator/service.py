@@ -6,7 +6,6 @@ still train, and lets what died go on from its checkpoints.
 
 from __future__ import annotations
 
-import secrets
 import signal
 import threading
 import time
@@ -29,6 +28,7 @@ from orchestrator.api.server import HttpServer
 from orchestrator.api.tokens import Tokens
 from orchestrator.cluster_view import Viewer
 from orchestrator.clusters.worker_resources import WorkerResources
+from orchestrator.identity import identity
 from orchestrator.interruption import GRACE_SECONDS, Interrupted, Interruption
 from orchestrator.journal import Journal
 from orchestrator.lives import Lives
@@ -53,7 +53,6 @@ _REASONS_SECONDS = 2.0
 _MOST_REASONS = 200
 """Waiting jobs whose reason is written down at a time."""
 _STAGING = "service"
-_SERVICE_ID = "service_id"
 _MEMORY_SECONDS = 30.0
 
 
@@ -156,12 +155,12 @@ class _Service:
         self._console = console
         self._monitoring = monitoring
         self._surveyor = Surveyor(monitoring.recorder.grad_norm)
-        self._trackers = Trackers(files.root / "trackers", files.on_log)
+        self._id = identity(journal)
+        self._trackers = Trackers(files.root / "trackers", files.on_log, identity=self._id)
         self._submissions = Submissions(
             journal, files.job_files, token_budget=options.token_budget, on_submitted=monitoring.recorder.submitted
         )
         self._viewer = Viewer("nothing yet")
-        self._id = journal.fix_setting(_SERVICE_ID, secrets.token_hex(6))
         self._remembered: dict[str, Any] = {}
         """As the journal has it."""
         self._remembered_at = 0.0

@@ -26,6 +26,7 @@ class Trackers:
         folder: Path,
         tell: Callable[[Job, str], None],
         *,
+        identity: str,
         make: Callable[[str, Path], Channel] = Channel,
     ) -> None:
         """Start nothing before a job needs it.
@@ -33,10 +34,13 @@ class Trackers:
         Args:
             folder: Each tool keeps what it is told in a folder of its name below it.
             tell: Takes what the owner of a job should know, such as that a tracker does not work.
+            identity: Of the data directory, part of the name of every run: ids of jobs are unique in it alone, and a
+                tool may keep the runs of many.
             make: Opens the channel to a tool.
         """
         self._folder = folder
         self._tell = tell
+        self._identity = identity
         self._make = make
         self._channels: dict[str, Channel] = {}
         self._jobs: dict[str, Job] = {}
@@ -94,9 +98,15 @@ class Trackers:
         if not tools or job.id in self._jobs:
             return
         self._jobs[job.id] = job
-        spec = job.spec.model_dump(mode="json")
+        begin = {
+            "kind": "begin",
+            "job": job.id,
+            "run": f"{job.id}-{self._identity}",
+            "name": job.spec.name,
+            "spec": job.spec.model_dump(mode="json"),
+        }
         for tool in tools:
-            self._channel(tool).send({"kind": "begin", "job": job.id, "name": job.spec.name, "spec": spec})
+            self._channel(tool).send(begin)
 
     def _log(self, job: Job, step: int, values: Mapping[str, float]) -> None:
         tools = tools_of(job)

@@ -50,7 +50,7 @@ class Process:
             self._sink = SINKS[self._tool](self._folder)
         match message["kind"]:
             case "begin":
-                self._sink.begin(message["job"], message["name"], message["spec"])
+                self._sink.begin(message["job"], message["run"], message["name"], message["spec"])
             case "log":
                 self._sink.log(message["job"], message["step"], message["values"])
             case _:

@@ -16,8 +16,15 @@ PROJECT = "loraloom"
 class Sink(Protocol):
     """A tracker."""
 
-    def begin(self, job_id: str, name: str, spec: Mapping[str, Any]) -> None:
-        """A job trains; again where it goes on."""
+    def begin(self, job_id: str, run_id: str, name: str, spec: Mapping[str, Any]) -> None:
+        """A job trains; again where it goes on.
+
+        Args:
+            job_id: What `log` and `end` name it by; other services may have a job of this id too.
+            run_id: No other job has it, of whatever service; the same each time.
+            name: For people.
+            spec: Of the job.
+        """
         ...
 
     def log(self, job_id: str, step: int, values: Mapping[str, float]) -> None:
@@ -43,7 +50,7 @@ def flat(spec: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]
 
 
 class TensorBoard:
-    """Event files, a folder a job: `tensorboard --logdir FOLDER`."""
+    """Event files, a folder a run: `tensorboard --logdir FOLDER`."""
 
     def __init__(self, folder: Path) -> None:
         from tensorboard.summary.writer.event_file_writer import EventFileWriter
@@ -55,9 +62,9 @@ class TensorBoard:
         self._summary: Any = import_module("tensorboard.compat.proto.summary_pb2").Summary
         self._writers: dict[str, Any] = {}
 
-    def begin(self, job_id: str, name: str, spec: Mapping[str, Any]) -> None:
+    def begin(self, job_id: str, run_id: str, name: str, spec: Mapping[str, Any]) -> None:
         """Open its event file."""
-        self._writers[job_id] = self._open(str(self._folder / job_id))
+        self._writers[job_id] = self._open(str(self._folder / run_id))
 
     def log(self, job_id: str, step: int, values: Mapping[str, float]) -> None:
         """An event with a scalar for each value."""
@@ -87,11 +94,11 @@ class Wandb:
         self._folder = folder
         self._runs: dict[str, Any] = {}
 
-    def begin(self, job_id: str, name: str, spec: Mapping[str, Any]) -> None:
+    def begin(self, job_id: str, run_id: str, name: str, spec: Mapping[str, Any]) -> None:
         """A run of its own, though others of this process go on."""
         self._runs[job_id] = self._wandb.init(
             project=os.environ.get("WANDB_PROJECT", PROJECT),
-            id=job_id,
+            id=run_id,
             name=name,
             config=dict(spec),
             dir=str(self._folder),
@@ -133,15 +140,15 @@ class MLflow:
         )
         self._runs: dict[str, str] = {}
 
-    def begin(self, job_id: str, name: str, spec: Mapping[str, Any]) -> None:
-        """The run that has the job's id as a tag, or a new one."""
-        tag = "loraloom.job_id"
-        found = self._client.search_runs([self._experiment], filter_string=f"tags.`{tag}` = '{job_id}'")
+    def begin(self, job_id: str, run_id: str, name: str, spec: Mapping[str, Any]) -> None:
+        """The run that has the id as a tag, or a new one."""
+        tag = "loraloom.run_id"
+        found = self._client.search_runs([self._experiment], filter_string=f"tags.`{tag}` = '{run_id}'")
         if found:
             self._runs[job_id] = found[0].info.run_id
             self._client.update_run(self._runs[job_id], status="RUNNING")
             return
-        run = self._client.create_run(self._experiment, run_name=name, tags={tag: job_id})
+        run = self._client.create_run(self._experiment, run_name=name, tags={tag: run_id, "loraloom.job_id": job_id})
         self._runs[job_id] = run.info.run_id
         # The store's limits: a hundred at a time, and values of some hundred characters.
         parameters = [self._param(key, str(value)[:500]) for key, value in flat(spec)]
@@ -173,11 +180,11 @@ class Trackio:
         self._trackio = trackio
         self._runs: dict[str, Any] = {}
 
-    def begin(self, job_id: str, name: str, spec: Mapping[str, Any]) -> None:
-        """A run of the job's id."""
+    def begin(self, job_id: str, run_id: str, name: str, spec: Mapping[str, Any]) -> None:
+        """A run of that name, which is its identity here."""
         self._runs[job_id] = self._trackio.init(
             project=os.environ.get("TRACKIO_PROJECT", PROJECT),
-            name=job_id,
+            name=run_id,
             config=dict(flat(spec)),
             resume="allow",
             embed=False,

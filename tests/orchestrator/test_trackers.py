@@ -15,6 +15,8 @@ import pytest
 
 from jobs.records import EvalReport, Event, Job, JobState
 from jobs.spec import JobSpec
+from orchestrator.identity import identity
+from orchestrator.journal import Journal
 from orchestrator.trackers.channel import Channel
 from orchestrator.trackers.feed import Trackers
 from tests.orchestrator.scripted import step
@@ -50,10 +52,10 @@ def live(trackers: Trackers, job: Job) -> None:
     trackers.on_event(job, event(job, JobState.SUCCEEDED))
 
 
-def told_by(report_to: str, folder: Path) -> list[str]:
+def told_by(report_to: str, folder: Path, *, identity: str = "0a") -> list[str]:
     """Run a life through the real tool in its own process."""
     told: list[str] = []
-    trackers = Trackers(folder, lambda _job, message: told.append(message))
+    trackers = Trackers(folder, lambda _job, message: told.append(message), identity=identity)
     job = job_of(report_to)
     live(trackers, job)
     # What the tool says after the job's end is kept for whoever asks.
@@ -68,7 +70,7 @@ def test_tensorboard_has_the_scalars_of_each_job(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
     assert told_by("tensorboard", tmp_path) == []
-    [path] = (tmp_path / "tensorboard" / "a.2").iterdir()
+    [path] = (tmp_path / "tensorboard" / "a.2-0a").iterdir()
     found: dict[str, dict[int, float]] = {}
     for one in EventFileLoader(str(path)).Load():
         for value in one.summary.value:
@@ -127,7 +129,7 @@ def test_wandb_writes_an_offline_run_that_can_be_synced(tmp_path: Path, monkeypa
     monkeypatch.delenv("WANDB_MODE", raising=False)
     monkeypatch.setenv("WANDB_X_SERVICE_WAIT", str(PATIENCE_SECONDS))
     assert told_by("wandb", tmp_path) == []
-    [run] = (tmp_path / "wandb" / "wandb").glob("offline-run-*-a.2")
+    [run] = (tmp_path / "wandb" / "wandb").glob("offline-run-*-a.2-0a")
     [path] = run.glob("*.wandb")
     done = subprocess.run([sys.executable, "-c", READ_WANDB, str(path)], capture_output=True, text=True, check=True)
     rows = json.loads(done.stdout.splitlines()[-1])
@@ -144,7 +146,39 @@ def test_trackio_has_the_metrics_in_its_database(tmp_path: Path, monkeypatch: py
     logged = [(at, json.loads(metrics)) for _, at, metrics in rows]
     losses = {at: values["train/loss"] for at, values in logged if "train/loss" in values}
     assert losses == pytest.approx({1: 4.0, 2: 2.0, 3: 4.0 / 3})
-    assert {name for name, _, _ in rows} == {"a.2"}
+    assert {name for name, _, _ in rows} == {"a.2-0a"}
+
+
+def test_runs_of_two_services_never_collide_and_are_the_same_after_a_restart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One database for both, as a team would have it."""
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "team"))
+    for own in ("0a", "0b", "0a"):
+        assert told_by("trackio", tmp_path / own, identity=own) == []
+    [path] = (tmp_path / "team").glob("*.db")
+    with sqlite3.connect(path) as database:
+        names = database.execute("SELECT DISTINCT run_name FROM metrics ORDER BY run_name").fetchall()
+    assert names == [("a.2-0a",), ("a.2-0b",)]
+
+
+def test_every_tool_is_told_a_run_id_that_no_other_service_has(tmp_path: Path) -> None:
+    sent: list[dict[str, Any]] = []
+
+    class Recorded(Channel):
+        def send(self, message: dict[str, Any]) -> None:
+            sent.append(message)
+
+    journals = [tmp_path / name / "journal.db" for name in ("one", "two")]
+    for path in [*journals, *journals]:
+        path.parent.mkdir(exist_ok=True)
+        with Journal(path) as journal:
+            trackers = Trackers(tmp_path, lambda _job, _message: None, identity=identity(journal), make=Recorded)
+            live(trackers, job_of(["tensorboard", "wandb", "mlflow", "trackio"]))
+    runs = [one["run"] for one in sent if one["kind"] == "begin"]
+    assert runs[:8] == runs[8:]
+    assert len(set(runs)) == 2
+    assert all(run.startswith("a.2-") for run in runs)
 
 
 def script(tmp_path: Path, text: str) -> Callable[[str, Path], Channel]:
@@ -161,7 +195,7 @@ def script(tmp_path: Path, text: str) -> Callable[[str, Path], Channel]:
 def test_a_tracker_that_dies_is_told_of_once_and_the_rest_goes_nowhere(tmp_path: Path) -> None:
     told: list[str] = []
     make = script(tmp_path, "import sys; sys.stdin.readline(); sys.exit(3)\n")
-    trackers = Trackers(tmp_path, lambda _job, message: told.append(message), make=make)
+    trackers = Trackers(tmp_path, lambda _job, message: told.append(message), identity="0a", make=make)
     job = job_of("wandb")
     trackers.on_event(job, event(job, JobState.RUNNING))
     process_ended(trackers, "wandb")
@@ -218,7 +252,7 @@ def test_a_tracker_that_hangs_holds_nobody_up(tmp_path: Path) -> None:
     """It reads nothing, so the pipe and the queue fill; feeding goes on, and closing ends it."""
     told: list[str] = []
     make = script(tmp_path, "import time\nwhile True: time.sleep(1)\n")
-    trackers = Trackers(tmp_path, lambda _job, message: told.append(message), make=make)
+    trackers = Trackers(tmp_path, lambda _job, message: told.append(message), identity="0a", make=make)
     job = job_of(["wandb"])
     trackers.on_event(job, event(job, JobState.RUNNING))
     for number in range(5000):
@@ -236,8 +270,8 @@ def test_a_library_that_is_not_there_or_fails_is_told_to_the_job_alone(tmp_path:
     (package / "__init__.py").write_text("raise ImportError('no such thing')\n")
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(package.parent), *sys.path])}
     lines = [
-        {"kind": "begin", "job": "a", "name": "a", "spec": {}},
-        {"kind": "begin", "job": "b", "name": "b", "spec": {}},
+        {"kind": "begin", "job": "a", "run": "a-0a", "name": "a", "spec": {}},
+        {"kind": "begin", "job": "b", "run": "b-0a", "name": "b", "spec": {}},
         {"kind": "log", "job": "a", "step": 1, "values": {}},
         {"kind": "end", "job": "a", "state": "FAILED"},
     ]
@@ -256,7 +290,7 @@ def test_a_library_that_is_not_there_or_fails_is_told_to_the_job_alone(tmp_path:
 
 
 def test_a_job_without_trackers_starts_none(tmp_path: Path) -> None:
-    trackers = Trackers(tmp_path, lambda _job, _message: None)
+    trackers = Trackers(tmp_path, lambda _job, _message: None, identity="0a")
     live(trackers, job_of("none"))
     assert not trackers._channels
     trackers.close()
@@ -273,7 +307,10 @@ def test_a_run_trains_on_and_tells_what_its_tracker_made_of_it(
     specs = write_specs({"report_to": "tensorboard", "training": {"logging_steps": 1}}, {})
     summary = run_in_process(specs, tmp_path / "out")
     assert summary.ok
-    assert [path.name for path in (tmp_path / "out/trackers/tensorboard").iterdir()] == ["job-0"]
+    with Journal(tmp_path / "out/journal.db") as journal:
+        own = identity(journal)
+        assert identity(journal) == own
+    assert [path.name for path in (tmp_path / "out/trackers/tensorboard").iterdir()] == [f"job-0-{own}"]
 
 
 def test_the_libraries_are_never_in_the_process_that_schedules() -> None:
