@@ -105,7 +105,8 @@ class Survey:
         estimate = self._estimates.get(job.id)
         if estimate is None:
             done = job.progress
-            return round(done.tokens * max(0, done.total_steps - done.step) / done.step) if done.step else 0
+            left = max(0, (done.total_steps or 0) - done.step)
+            return round(done.tokens * left / done.step) if done.step else 0
         if self._whole_jobs or not job.progress.step:
             return estimate.train_tokens
         return round(estimate.train_tokens * max(0, estimate.total_steps - job.progress.step) / estimate.total_steps)
