@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from pathlib import Path
 
 import torch
@@ -15,7 +16,11 @@ CHAT_TEMPLATE = (
 )
 
 
-def write_tiny_base(folder: Path, *, seed: int = 0, hidden_size: int = 32) -> Path:
+POISON = "~"
+"""A character whose embedding is NaN in a poisoned base: a row that holds it has no finite loss, on any processor."""
+
+
+def write_tiny_base(folder: Path, *, seed: int = 0, hidden_size: int = 32, poisoned: bool = False) -> Path:
     """A random two-layer Llama over bytes. Its weights are far from flat, so that mistakes show."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {"</s>": 0} | {symbol: number for number, symbol in enumerate(alphabet, start=1)}
@@ -39,14 +44,23 @@ def write_tiny_base(folder: Path, *, seed: int = 0, hidden_size: int = 32) -> Pa
             pad_token_id=0,
         )
     )
+    if poisoned:
+        embedding = model.get_input_embeddings().weight  # type: ignore[union-attr]
+        embedding.data[vocabulary[POISON]] = float("nan")
     model.save_pretrained(folder)
     fast.save_pretrained(folder)
     return folder
 
 
-def write_rows(path: Path, count: int = 24) -> Path:
-    """Prompt and completion rows with something to learn: the colour of a number is its remainder by three."""
+def write_rows(path: Path, count: int = 24, *, poisoned: Collection[int] = ()) -> Path:
+    """Prompt and completion rows with something to learn: the colour of a number is its remainder by three.
+
+    Rows of the numbers in `poisoned` hold what no job on a poisoned base survives.
+    """
     colours = ("red", "green", "blue")
-    rows = [{"prompt": f"number {n}:", "completion": f" {colours[n % 3]}"} for n in range(count)]
+    rows = [
+        {"prompt": f"number {n}{POISON if n in poisoned else ''}:", "completion": f" {colours[n % 3]}"}
+        for n in range(count)
+    ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return path

@@ -17,15 +17,15 @@ from jobs.records import JobState
 from orchestrator.client import Client
 from tests.machine import free_port, program
 from tests.nursery import Nursery
-from tests.orchestrator.conftest import WriteSpecs, rows, tiny_base, write_specs
+from tests.orchestrator.conftest import rows, specs_in
 from tests.orchestrator.served import Served, states, submit
 from tests.prometheus import MEND, Prometheus
+from tests.tiny_base import write_rows, write_tiny_base
 
-__all__ = ["rows", "tiny_base", "write_specs"]
+__all__ = ["rows"]
 
 SHIPPED = Path(generate.__file__).parent / "prometheus"
 LONG = {"max_steps": 1_000_000, "save_steps": 20, "logging_steps": 5, "eval_strategy": "steps", "eval_steps": 50}
-DIVERGING = {"max_steps": 50, "learning_rate": 1e30, "max_grad_norm": 1e30, "optim": "sgd", "max_nonfinite_steps": 2}
 
 
 def configuration(folder: Path, targets: Path) -> Path:
@@ -61,8 +61,12 @@ def instant(expr: str) -> str:
 
 
 def test_every_panel_and_alert_of_what_ships_has_data_of_a_real_run(
-    service: Served, tmp_path: Path, write_specs: WriteSpecs
+    service: Served, tmp_path: Path, rows: Path
 ) -> None:
+    # On this base, rows with a certain character have no finite loss: one job fails by construction.
+    base = write_tiny_base(tmp_path / "base", poisoned=True)
+    write_specs = specs_in(tmp_path, base, rows)
+    poisoned = str(write_rows(tmp_path / "poisoned.jsonl", poisoned=range(24)))
     client = service.start()
     submit(client, write_specs({"training": LONG}))
     prometheus = Prometheus(configuration(tmp_path, tmp_path / "targets"), tmp_path, free_port())
@@ -76,7 +80,7 @@ def test_every_panel_and_alert_of_what_ships_has_data_of_a_real_run(
             client,
             write_specs(
                 {"name": "paused", "training": LONG},
-                {"name": "diverges", "training": DIVERGING},
+                {"name": "diverges", "datasets": [{"path": poisoned}], "training": {"max_nonfinite_steps": 2}},
                 {"name": "short", "training": {"max_steps": 5, "logging_steps": 1}},
             ),
         )

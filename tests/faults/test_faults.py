@@ -8,10 +8,13 @@ from typing import Any
 
 import pytest
 
+from jobs.spec import TrainingSpec
 from orchestrator.interruption import GRACE_SECONDS
 from tests.faults.runs import Run
 from tests.nursery import Nursery
 from tests.orchestrator.conftest import WriteSpecs, specs_in
+from tests.tiny_base import write_rows, write_tiny_base
+from workers.cursor import Cursor
 
 TRAINING: dict[str, Any] = {
     "max_steps": 40,
@@ -120,10 +123,16 @@ def test_a_changed_spec_is_refused_with_what_changed_and_nothing_is_lost(run: Ru
 
 
 def test_a_job_that_fails_keeps_its_last_good_checkpoint_and_can_be_begun_anew_with_another_spec(
-    run: Run, write_specs: WriteSpecs
+    run: Run, write_specs: WriteSpecs, tmp_path: Path
 ) -> None:
-    bad = {**TRAINING, "learning_rate": 1e10, "lr_scheduler_type": "constant_with_warmup", "warmup_steps": 39}
-    run.specs = write_specs({"training": {**bad, "save_steps": 1, "optim": "sgd", "max_grad_norm": 0}})
+    training = TrainingSpec.model_validate({**TRAINING, "save_steps": 1, "max_nonfinite_steps": 1})
+    # The last row of the first epoch has no finite loss; all before it train.
+    last = int(Cursor(num_rows=24, training=training).order(0)[-1])
+    rows = write_rows(tmp_path / "poisoned.jsonl", 24, poisoned=[last])
+    base = write_tiny_base(tmp_path / "poisoned", poisoned=True)
+    healthy = run.specs
+    bad = {"datasets": [{"path": str(rows)}], "val_size": 0, "model": {"model_name_or_path": str(base)}}
+    run.specs = write_specs({**bad, "training": training.model_dump(exclude_unset=True)}, name="bad.yaml")
     run.start()
     assert run.wait() == 1
     told = run.told()
@@ -134,7 +143,7 @@ def test_a_job_that_fails_keeps_its_last_good_checkpoint_and_can_be_begun_anew_w
     assert job.num_charged == 1
     assert kept
     assert f"checkpoint of step {kept[0].step} is kept" in told
-    run.specs = write_specs(EXACT)
+    run.specs = healthy
     run.finish()
     with run.journal() as journal:
         assert [one.id for one in journal.jobs()] == ["job-0", "job-0.2"]

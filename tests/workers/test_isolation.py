@@ -106,9 +106,10 @@ def relative_distance(ours: Trained, theirs: Trained, name: str) -> float:
 
 
 def assert_close(ours: Trained, theirs: Trained, name: str) -> None:
-    """Point 5 of the numbers contract."""
-    assert ours.losses(name) == pytest.approx(theirs.losses(name), rel=1e-4, abs=0)
-    assert relative_distance(ours, theirs, name) <= 1e-4
+    """Point 5 of the numbers contract, for jobs in fp64; in fp32 no fixed bound holds on every processor."""
+    assert ours.runs[name].adapter.values.dtype is torch.float64
+    assert ours.losses(name) == pytest.approx(theirs.losses(name), rel=1e-9, abs=0)
+    assert relative_distance(ours, theirs, name) <= 1e-7
 
 
 def odd_llama(dtype: torch.dtype) -> PreTrainedModel:
@@ -171,8 +172,8 @@ def test_a_skipped_step_leaves_the_jobs_own_weights_moments_and_schedule_alone(t
 def test_a_nan_job_fails_with_its_reason_while_its_neighbours_finish(
     order: tuple[str, ...], limit: int, tmp_path: Path
 ) -> None:
-    specs = [spec_of(name, max_nonfinite_steps=limit) for name in order]
-    trained = train(make_worker(tiny_llama(), data_of(), tmp_path), specs, before=nan_weights)
+    specs = [spec_of(name, torch.float64, max_nonfinite_steps=limit) for name in order]
+    trained = train(make_worker(tiny_llama(torch.float64), data_of(), tmp_path), specs, before=nan_weights)
     end = trained.end("faulty")
     assert (end.state, end.reason) == (JobState.FAILED, "nonfinite")
     assert f"{limit} steps in a row" in end.message
@@ -181,7 +182,9 @@ def test_a_nan_job_fails_with_its_reason_while_its_neighbours_finish(
     for name in ("left", "right"):
         assert trained.end(name).state is JobState.SUCCEEDED
         assert len(trained.steps(name)) == NUM_STEPS
-        alone = train(make_worker(tiny_llama(), data_of(), tmp_path / name), [spec_of(name)])
+        alone = train(
+            make_worker(tiny_llama(torch.float64), data_of(), tmp_path / name), [spec_of(name, torch.float64)]
+        )
         assert_close(trained, alone, name)
 
 
@@ -250,18 +253,20 @@ def test_the_bases_bytes_are_the_same_after_training(dtype: torch.dtype, tmp_pat
 def test_jobs_that_join_and_leave_do_not_disturb_those_that_stay(packing: str, tmp_path: Path) -> None:
     """`exact`: to the bit. `shared`: within point 5 of the numbers contract."""
 
-    def stays() -> JobSpec:
-        return spec_of("left", packing=packing, max_steps=12)
+    dtype = torch.float32 if packing == "exact" else torch.float64
 
-    alone = train(make_worker(tiny_llama(), data_of(), tmp_path / "alone"), [stays()])
-    worker = make_worker(tiny_llama(), data_of(), tmp_path / "together")
-    together = admit(worker, [spec_of("middle"), stays()])
+    def stays() -> JobSpec:
+        return spec_of("left", dtype, packing=packing, max_steps=12)
+
+    alone = train(make_worker(tiny_llama(dtype), data_of(), tmp_path / "alone"), [stays()])
+    worker = make_worker(tiny_llama(dtype), data_of(), tmp_path / "together")
+    together = admit(worker, [spec_of("middle", dtype), stays()])
     rounds = 0
     while not worker.is_idle:
         together.reports += worker.step()
         rounds += 1
         if rounds == 3:
-            admit(worker, [spec_of("right")])
+            admit(worker, [spec_of("right", dtype)])
         if rounds == 6:
             assert worker.release("middle")
     assert len(together.steps("right")) == NUM_STEPS
@@ -300,14 +305,18 @@ def test_a_job_that_raises_ends_alone_and_its_neighbours_numbers_hold(tmp_path: 
     data = data_of()
     broken = make_data(9, LENGTHS["faulty"], vocabulary=10**6)
     trained = train(
-        make_worker(tiny_llama(), data | {"faulty": broken}, tmp_path / "together"),
-        [spec_of("left"), spec_of("faulty", max_steps=1), spec_of("right")],
+        make_worker(tiny_llama(torch.float64), data | {"faulty": broken}, tmp_path / "together"),
+        [
+            spec_of("left", torch.float64),
+            spec_of("faulty", torch.float64, max_steps=1),
+            spec_of("right", torch.float64),
+        ],
     )
     assert (trained.end("faulty").state, trained.end("faulty").reason) == (JobState.FAILED, "error")
     assert "index out of range" in trained.end("faulty").message
     for name in ("left", "right"):
         assert trained.end(name).state is JobState.SUCCEEDED
-        alone = train(make_worker(tiny_llama(), data, tmp_path / name), [spec_of(name)])
+        alone = train(make_worker(tiny_llama(torch.float64), data, tmp_path / name), [spec_of(name, torch.float64)])
         assert_close(trained, alone, name)
         assert trained.runs[name].tokens == alone.runs[name].tokens
 
@@ -315,8 +324,8 @@ def test_a_job_that_raises_ends_alone_and_its_neighbours_numbers_hold(tmp_path: 
 def test_a_job_that_raises_late_makes_its_neighbours_count_nothing_twice(tmp_path: Path) -> None:
     """The bad row comes when the neighbour has done one of two micro-batches of its step, which starts over."""
     data = data_of()
-    worker = make_worker(tiny_llama(), data, tmp_path / "together")
-    together = admit(worker, [spec_of("left"), spec_of("right")])
+    worker = make_worker(tiny_llama(torch.float64), data, tmp_path / "together")
+    together = admit(worker, [spec_of("left", torch.float64), spec_of("right", torch.float64)])
     together.reports += worker.step()
     assert together.runs["left"]._batch is not None
     broken = worker.runs()["right"].data.train
@@ -324,7 +333,7 @@ def test_a_job_that_raises_late_makes_its_neighbours_count_nothing_twice(tmp_pat
     while not worker.is_idle:
         together.reports += worker.step()
     assert together.end("right").state is JobState.FAILED
-    alone = train(make_worker(tiny_llama(), data, tmp_path / "alone"), [spec_of("left")])
+    alone = train(make_worker(tiny_llama(torch.float64), data, tmp_path / "alone"), [spec_of("left", torch.float64)])
     assert_close(together, alone, "left")
     assert together.runs["left"].tokens == alone.runs["left"].tokens
     assert [step.tokens for step in together.steps("left")] == [step.tokens for step in alone.steps("left")]
