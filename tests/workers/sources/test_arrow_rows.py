@@ -17,6 +17,7 @@ from tests.workers.sources.reading import read, refusal, source, write
 from workers.sources import arrow_rows
 
 UTC = datetime.UTC
+MILLISECONDS = pa.timestamp("ms", "UTC")
 
 
 def saved(path: Path, **columns: pa.Array) -> Path:
@@ -46,7 +47,7 @@ def saved(path: Path, **columns: pa.Array) -> Path:
         (pa.array([Decimal("1.10"), Decimal("-0.00")], pa.decimal128(10, 2)), ["1.10", "0.00"]),
         (pa.array([datetime.date(2020, 1, 2)]), ["2020-01-02"]),
         (pa.array([datetime.datetime(2020, 1, 2, 3, 4, 5)], pa.timestamp("s")), ["2020-01-02T03:04:05"]),
-        (pa.array([datetime.datetime(2020, 1, 2, tzinfo=UTC)], pa.timestamp("ms", "UTC")), ["2020-01-02T00:00:00+00:00"]),
+        (pa.array([datetime.datetime(2020, 1, 2, tzinfo=UTC)], MILLISECONDS), ["2020-01-02T00:00:00+00:00"]),
         (pa.array([1577934245000000001], pa.timestamp("ns")), ["2020-01-02T03:04:05.000000001"]),
         (pa.array([datetime.time(3, 4)], pa.time64("us")), ["03:04:00"]),
         (pa.array([b"caf\xc3\xa9", b"\xff"]), ["café", b"\xff"]),
@@ -65,8 +66,9 @@ def test_what_is_no_number_is_no_text(tmp_path: Path) -> None:
 
 
 def test_keys_that_arrow_filled_with_null_are_gone_at_every_depth(tmp_path: Path) -> None:
+    calls = [{"name": "f", "args": {"a": 2}}]
     messages = [
-        [{"role": "user", "content": "2+3?"}, {"role": "assistant", "content": "", "calls": [{"name": "f", "args": {"a": 2}}]}],
+        [{"role": "user", "content": "2+3?"}, {"role": "assistant", "content": "", "calls": calls}],
         [{"role": "tool", "content": "5", "id": "x", "calls": [{"name": "g", "args": {"b": [1.5, None], "c": True}}]}],
     ]  # fmt: skip
     table = pa.Table.from_pylist([{"messages": one} for one in messages])

@@ -19,7 +19,15 @@ from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError, R
 
 from tests.workers.sources.reading import read, refusal
 
-CARD = "---\nconfigs:\n- config_name: en\n  default: true\n  data_files: en/*.csv\n- config_name: de\n  data_files: de/*\n---\n"
+CARD = """---
+configs:
+- config_name: en
+  default: true
+  data_files: en/*.csv
+- config_name: de
+  data_files: de/*
+---
+"""
 PLAIN = {"train.jsonl": '{"text": 1.10}\n{"text": "b"}\n', "extra/more.csv": "text\n00712\n", "picture.png": "x"}
 CARDED = {"README.md": CARD, "en/train.csv": "text\n1.10\n", "de/a.jsonl": '{"text": 1e5}\n'}
 REPOSITORIES = {
