@@ -219,6 +219,7 @@ class Placing:
                     checkpoints=job.checkpoints,
                     ledger=job.progress.ledger,
                     priority=job.priority,
+                    file_rules=self.settings.file_rules,
                 )
             )
         for new in decision.new_workers:
