@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from jobs.file_rules import FileRules
 from jobs.ledger import Ledger, Usage
 
 if TYPE_CHECKING:
@@ -132,8 +131,6 @@ class Assignment:
     """What it has cost before; for the adapter's manifest."""
     priority: int | None = None
     """As it is now; the spec's where `None`."""
-    file_rules: FileRules = field(default_factory=FileRules)
-    """Under which its data is read."""
 
 
 @dataclass(frozen=True, kw_only=True)

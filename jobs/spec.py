@@ -153,7 +153,7 @@ class TrainingSpec(Block):
     max_nonfinite_steps: types.Count = 3
     """The job fails once so many steps in a row had a loss or gradient that is not finite."""
     max_skipped_rows: types.CountOrZero = 0
-    """Unreadable rows to pass over before the job is refused."""
+    """Rows that cannot be used to pass over, counted and named in the log; one more and the job is refused."""
     seed: Annotated[int, Field(strict=True, ge=0, le=2**32 - 1)] = 42
     """Seeds the adapter's weights, the order of rows and dropout."""
     logging_steps: types.Count = 10

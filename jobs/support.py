@@ -59,7 +59,6 @@ UNSUPPORTED: tuple[Unsupported, ...] = (
     Unsupported(field="training.early_stopping_patience", asks=_is_set, instead="leave it out; set max_steps"),
     Unsupported(field="training.metric_for_best_model", asks=_is_not("eval_loss"), instead="leave it out"),
     Unsupported(field="training.greater_is_better", asks=_is_set, instead="leave it out"),
-    Unsupported(field="training.max_skipped_rows", asks=_is_not(None, 0), instead="mend or remove unreadable rows"),
     Unsupported(field="scheduling.max_execution_time", asks=_is_set, instead="leave it out; set training.max_steps"),
     Unsupported(field="output.uri", asks=_is_set, instead="leave it out; the output directory of the run is used"),
     Unsupported(field="output.push_to_hub", asks=_is_true, instead="upload the finished adapter yourself"),

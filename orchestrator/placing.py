@@ -219,7 +219,6 @@ class Placing:
                     checkpoints=job.checkpoints,
                     ledger=job.progress.ledger,
                     priority=job.priority,
-                    file_rules=self.settings.file_rules,
                 )
             )
         for new in decision.new_workers:

@@ -11,7 +11,6 @@ from jobs.records import Assignment, BaseKey
 from jobs.spec import JobSpec
 from workers.adapter import allocate, dtype_for
 from workers.base_model import BaseModel
-from workers.confinement import within
 from workers.dataset import JobData
 from workers.job_run import JobRun
 from workers.memory import BaseShape, Demand, demand, without_chunks, worker_bytes
@@ -64,8 +63,7 @@ class Admission:
             return prepared
         spec = assignment.spec
         targets = resolve(spec.lora, self._base.shapes, other_modules=self._base.module_names)
-        with within(assignment.file_rules):
-            data = self._load_data(spec, self._key)
+        data = self._load_data(spec, self._key)
         needs = demand(spec, data, targets, self._dtype.itemsize)
         adapter = self._stacks.allocate(targets) if self._stacks is not None else None
         if adapter is None:

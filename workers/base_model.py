@@ -25,7 +25,7 @@ from transformers import (
 from jobs.errors import BaseModelError
 from jobs.records import BaseKey
 from jobs.spec import ModelSpec
-from workers import confinement, layout
+from workers import layout
 from workers.dataset import Row
 from workers.input_groups import find_input_groups
 from workers.lane import Lane, share_weights
@@ -66,7 +66,6 @@ def read_blueprint(spec: ModelSpec) -> Blueprint:
         BaseModelError: The base is not there, or is not a causal language model.
     """
     config = read_config(spec)
-    source = confinement.model_source(spec.model_name_or_path)
     dtype = spec.dtype if spec.dtype != "auto" else str(config.dtype or torch.float32).removeprefix("torch.")
     if dtype not in DTYPES:
         raise BaseModelError(f"the base is stored as {dtype}; supported are {', '.join(DTYPES)}", field="model.dtype")
@@ -80,7 +79,7 @@ def read_blueprint(spec: ModelSpec) -> Blueprint:
         ) from error
     return Blueprint(
         key=BaseKey(
-            model_name_or_path=_identity(source),
+            model_name_or_path=_identity(spec.model_name_or_path),
             revision=getattr(config, "_commit_hash", None) or spec.revision,
             dtype=dtype,
         ),
@@ -97,7 +96,7 @@ def read_config(spec: ModelSpec) -> PretrainedConfig:
     Raises:
         BaseModelError: There is no such folder or hub model, or it cannot be read.
     """
-    name = confinement.model_source(spec.model_name_or_path)
+    name = spec.model_name_or_path
     folder = Path(name)
     if folder.is_dir() and not (folder / "config.json").is_file():
         raise BaseModelError(f"the folder {name} holds no config.json, so it is no saved model", value=name)
@@ -118,8 +117,7 @@ def load_tokenizer(spec: ModelSpec, key: BaseKey) -> PreTrainedTokenizerBase:
         BaseModelError: There is none, or it cannot tell which characters a token stands for.
     """
     try:
-        source = confinement.settled_source(key.model_name_or_path)
-        tokenizer = AutoTokenizer.from_pretrained(source, revision=key.revision)
+        tokenizer = AutoTokenizer.from_pretrained(key.model_name_or_path, revision=key.revision)
     except (OSError, ValueError) as error:
         raise BaseModelError(
             "the base has no usable tokenizer: its tokenizer.json is missing or broken; save the tokenizer beside the "
@@ -136,7 +134,7 @@ def load_tokenizer(spec: ModelSpec, key: BaseKey) -> PreTrainedTokenizerBase:
     tokenizer.model_max_length = int(1e30)
     if spec.chat_template_path:
         try:
-            tokenizer.chat_template = _read_template(Path(confinement.template_source(spec.chat_template_path)))
+            tokenizer.chat_template = _read_template(Path(spec.chat_template_path))
         except (OSError, ValueError) as error:
             raise BaseModelError(
                 f"the chat template cannot be read: {error}", field="model.chat_template_path"
@@ -155,7 +153,7 @@ def _read_template(path: Path) -> str:
     # A device may have no end.
     if path.exists() and not path.is_file():
         raise ValueError(f"{path} is not a file")
-    with confinement.open_file(path) as stream:
+    with path.open("rb") as stream:
         content = stream.read(_MOST_TEMPLATE_BYTES + 1)
     if len(content) > _MOST_TEMPLATE_BYTES:
         raise ValueError(f"{path} is larger than {_MOST_TEMPLATE_BYTES // 1024} KiB")
@@ -193,7 +191,7 @@ class BaseModel:
         """
         try:
             model = AutoModelForCausalLM.from_pretrained(
-                confinement.settled_source(key.model_name_or_path),
+                key.model_name_or_path,
                 revision=key.revision,
                 dtype=DTYPES[key.dtype],
                 use_safetensors=True,

@@ -6,6 +6,7 @@ import hashlib
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 
 import numpy as np
 import torch
@@ -13,7 +14,8 @@ from transformers import PreTrainedTokenizerBase
 
 from jobs.errors import DataError
 from jobs.spec import DatasetSpec, JobSpec, TrainingSpec
-from workers.examples import read_block
+from workers.end_tokens import end_ids
+from workers.examples import Example, read_block, require_few
 from workers.seeds import generator
 
 
@@ -60,9 +62,13 @@ class Counts:
     dropped: int
     """Rows left without a label, by truncation or from the start."""
     skipped: int = 0
-    """Rows that could not be read and were passed over."""
+    """Rows that could not be used and were passed over, as `max_skipped_rows` allows."""
+    endless: int = 0
+    """Rows of which no end token is learned, though nothing was cut off."""
     columns_unused: tuple[str, ...] = ()
-    """Columns of the files that rows of their shape do not have."""
+    """Columns of the files, and keys of turns as `messages[].name`, that change nothing."""
+    reasons: tuple[str, ...] = ()
+    """Of the rows passed over: file, row and what is wrong."""
 
 
 class TokenisedRows(Sequence[Row]):
@@ -129,42 +135,66 @@ class JobData:
     """What was truncated or dropped, for the job's log."""
 
 
-def load_job_data(spec: JobSpec, tokenizer: PreTrainedTokenizerBase) -> JobData:
+def load_job_data(spec: JobSpec, tokenizer: PreTrainedTokenizerBase, *, now: datetime | None = None) -> JobData:
     """Load, render, tokenise and split the rows of a job.
+
+    Args:
+        spec: The job.
+        tokenizer: Of its base, with its chat template.
+        now: What chat templates take for the current time; `None`: the time of this call.
 
     Raises:
         DataError: With `field` naming the block, and file and row in the message. Also where every label is masked.
     """
-    train = _tokenised_blocks(spec.datasets, "datasets", spec.training, tokenizer)
+    now = now or datetime.now()
+    train = _tokenised_blocks(spec.datasets, "datasets", spec.training, tokenizer, now)
+    notes = _notes(train.counts, tokenizer)
     evaluation = None
     if spec.eval_datasets:
-        evaluation = _tokenised_blocks(spec.eval_datasets, "eval_datasets", spec.training, tokenizer)
+        evaluation = _tokenised_blocks(spec.eval_datasets, "eval_datasets", spec.training, tokenizer, now)
     elif spec.val_size:
         train, evaluation = _held_out(train, spec)
-    notes = [_describe("training", train)]
+    described = [_describe("training", train)]
     if evaluation is not None:
-        notes.append(_describe("evaluation", evaluation))
-    return JobData(train=train, evaluation=evaluation, notes=tuple(notes))
+        described.append(_describe("evaluation", evaluation))
+    return JobData(train=train, evaluation=evaluation, notes=(*described, *notes))
 
 
 def _tokenised_blocks(
-    blocks: Sequence[DatasetSpec], field: str, training: TrainingSpec, tokenizer: PreTrainedTokenizerBase
+    blocks: Sequence[DatasetSpec],
+    field: str,
+    training: TrainingSpec,
+    tokenizer: PreTrainedTokenizerBase,
+    now: datetime,
 ) -> TokenisedRows:
     readers = [
-        read_block(block, field=f"{field}[{number}]", training=training, tokenizer=tokenizer)
+        read_block(block, field=f"{field}[{number}]", training=training, tokenizer=tokenizer, now=now)
         for number, block in enumerate(blocks)
     ]
-    unused = {name: None for reader in readers for name in reader.columns_unused}
     kept: list[tuple[int, np.ndarray, np.ndarray]] = []
-    total = truncated = dropped = 0
+    bad: list[Example] = []
+    total = truncated = dropped = endless = 0
     for index, example in enumerate(itertools.chain.from_iterable(readers)):
         total += 1
         truncated += example.truncated
-        if example.dropped is not None:
+        if example.is_bad:
+            bad.append(example)
+        elif example.dropped is not None:
             dropped += 1
-            continue
-        kept.append((index, example.ids, example.labelled))
-    counts = Counts(rows=total, truncated=truncated, dropped=dropped, columns_unused=tuple(unused))
+        else:
+            kept.append((index, example.ids, example.labelled))
+            endless += not example.teaches_end and not example.truncated
+    require_few(bad, total, training)
+    unused = {name: None for reader in readers for name in reader.columns_unused}
+    counts = Counts(
+        rows=total,
+        truncated=truncated,
+        dropped=dropped,
+        skipped=len(bad),
+        endless=endless,
+        columns_unused=tuple(unused),
+        reasons=tuple(example.dropped or "" for example in bad),
+    )
     if not kept:
         raise DataError(_nothing_to_learn(counts, training), field=field)
     return _assemble(kept, counts)
@@ -209,11 +239,28 @@ def _held_out(train: TokenisedRows, spec: JobSpec) -> tuple[TokenisedRows, Token
 
 def _describe(purpose: str, rows: TokenisedRows) -> str:
     counts, lengths = rows.counts, rows.lengths
+    skipped = f", {counts.skipped} passed over as they cannot be used" if counts.skipped else ""
+    unused = f"; not used: {', '.join(counts.columns_unused)}" if counts.columns_unused else ""
     return (
         f"{purpose}: {len(rows)} rows, {rows.num_tokens} tokens ({rows.num_labels} with labels), "
         f"{int(lengths.min())} to {int(lengths.max())} tokens a row; "
-        f"{counts.truncated} truncated, {counts.dropped} dropped for lack of labels"
+        f"{counts.truncated} truncated, {counts.dropped} dropped for lack of labels{skipped}{unused}"
     )
+
+
+def _notes(counts: Counts, tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """What the user should know of the training rows before they are trained on."""
+    notes = [f"passed over: {reason}" for reason in counts.reasons]
+    if counts.endless:
+        kept = counts.rows - counts.skipped - counts.dropped
+        which = "no row teaches" if counts.endless == kept else f"{counts.endless} of {kept} rows do not teach"
+        ends = [str(token) for token in tokenizer.convert_ids_to_tokens(sorted(end_ids(tokenizer)))]
+        named = f"the end token {' or '.join(ends)}" if ends else "an end token: the tokenizer names none"
+        notes.append(
+            f"{which} {named}, so the adapter may not learn where to stop; take a model.chat_template_path that closes "
+            "the assistant's turns with it, or write it at the end of the completions"
+        )
+    return notes
 
 
 def chunks(rows: TokenisedRows, size: int) -> list[Microbatch]:

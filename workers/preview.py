@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from jobs.errors import BaseModelError, DataError, Problem
 from jobs.spec import DatasetSpec, JobSpec
 from workers.base_model import load_tokenizer, read_blueprint
-from workers.examples import Example, read_block
+from workers.examples import Example, read_block, require_few
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,6 +120,7 @@ def preview_job(spec: JobSpec, most_rows: int | None = None) -> tuple[JobPreview
     dropped: list[DroppedRow] = []
     unused: dict[str, None] = {}
     problems: list[Problem] = []
+    bad: list[Example] = []
     order = 0
     for purpose, name, blocks in _purposes(spec):
         for number, block in enumerate(blocks):
@@ -130,10 +131,15 @@ def preview_job(spec: JobSpec, most_rows: int | None = None) -> tuple[JobPreview
                         rows.append(_row(example, purpose, order, tokenizer))
                     else:
                         dropped.append(_dropped(example, purpose, order))
+                        bad += [example] if example.is_bad else []
                     order += 1
                 unused |= dict.fromkeys(reader.columns_unused)
             except DataError as error:
                 problems.append(Problem(message=str(error), field=error.field))
+    try:
+        require_few(bad, order, spec.training)
+    except DataError as error:
+        problems.append(Problem(message=str(error), field=error.field))
     if problems and not order:
         return None, problems
     found = JobPreview(name=spec.name, rows=tuple(rows), dropped=tuple(dropped), columns_unused=tuple(unused), notes=())

@@ -1,18 +1,19 @@
-"""One row of a dataset as text, and which stretches of that text are to be learned.
+"""One row of a dataset: which shape it has, and the text or the conversation that it is.
 
 Shapes are recognised by their columns, as TRL does: https://huggingface.co/docs/trl/dataset_formats
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, Literal
-
-from transformers import PreTrainedTokenizerBase
 
 from jobs.errors import DataError
 from jobs.spec import TrainingSpec
+from workers.row_values import RowError, kind, parsed, scalar_text
+from workers.tool_calls import tools_of
+from workers.turns import Conversation, Turn, said, turns_of
 
 Shape = Literal["text", "prompt_completion", "messages", "alpaca", "sharegpt"]
 
@@ -23,21 +24,23 @@ _COLUMNS: dict[Shape, tuple[str, ...]] = {
     "sharegpt": ("conversations",),
     "text": ("text",),
 }
-_SHAREGPT_ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
+_SYSTEM = ("system", "system_prompt")
+_TOOLS = ("tools", "functions")
+_KWARGS = "chat_template_kwargs"
+_CHAT = (*_SYSTEM, *_TOOLS, _KWARGS)
+"""Columns that go with a conversation."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rendered:
-    """Text of a row with the character spans that carry labels."""
+class PlainText:
+    """A row that is text as it is; the end token closes it and is learned."""
 
     text: str
-    spans: tuple[tuple[int, int], ...]
-    """Half-open ranges of characters, in order."""
-    closed: bool
-    """True where the end token closes the row and is learned with the last span."""
+    start: int
+    """Character from which on it is learned."""
 
 
-def recognise(columns: list[str]) -> Shape:
+def recognise(columns: Collection[str]) -> Shape:
     """The shape that the column names mean.
 
     Raises:
@@ -53,37 +56,51 @@ def recognise(columns: list[str]) -> Shape:
     )
 
 
-def columns_of(shape: Shape) -> frozenset[str]:
-    """Columns that rows of a shape are read from."""
-    return frozenset(_COLUMNS[shape]) | ({"input"} if shape == "alpaca" else set())
-
-
-def render(
-    row: Mapping[str, Any], shape: Shape, tokenizer: PreTrainedTokenizerBase, training: TrainingSpec
-) -> Rendered:
-    """Turn one row into text and label spans.
+def shape_of(row: Mapping[str, Any]) -> Shape:
+    """The shape of one row: rows of other shapes may stand in the same file, their columns null in this one.
 
     Raises:
-        DataError: A value is missing or of the wrong type; the message names the column, the caller adds the row.
+        RowError: No shape fits.
     """
+    try:
+        return recognise([name for name, value in row.items() if value is not None])
+    except DataError:
+        try:
+            return recognise(row)
+        except DataError as error:
+            raise RowError(str(error)) from error
+
+
+def read_row(row: Mapping[str, Any], training: TrainingSpec, *, has_template: bool) -> PlainText | Conversation:
+    """What a row says.
+
+    Raises:
+        RowError: A value is missing or of the wrong type; the message names the column, the caller adds the row.
+        DataError: A part of the row was asked for that rows of its shape do not have.
+    """
+    shape = shape_of(row)
     if shape == "text":
         _require_parts("are one `text`", training, assistant=True, completion=True)
-        text = _string(row, "text")
-        return Rendered(text=text, spans=((0, len(text)),), closed=True)
-    if shape == "prompt_completion" and not isinstance(row.get("prompt"), list):
-        return _joined(_string(row, "prompt"), _string(row, "completion"), training)
+        return PlainText(text=_string(row, "text"), start=0)
     if shape == "alpaca":
-        request = _string(row, "instruction")
-        if row.get("input"):
-            request = f"{request}\n\n{_string(row, 'input')}"
-        if tokenizer.chat_template is None:
-            return _joined(f"{request}\n\n", _string(row, "output"), training)
-        turns = [{"role": "user", "content": request}]
-        return _conversation(turns, [_assistant(_string(row, "output"))], tokenizer, training)
+        return _alpaca(row, training, has_template=has_template)
     if shape == "prompt_completion":
-        return _conversation(_messages(row, "prompt"), _messages(row, "completion"), tokenizer, training)
-    turns = _messages(row, "messages") if shape == "messages" else _sharegpt(row)
-    return _conversation(turns, None, tokenizer, training)
+        if isinstance(row["prompt"], list):
+            return _with_columns(row, _prompted(turns_of(row["prompt"], "prompt"), _completion(row)))
+        return _joined(_string(row, "prompt"), _string(row, "completion"), training)
+    column = _COLUMNS[shape][0]
+    return _with_columns(row, Conversation(turns=turns_of(row[column], column)))
+
+
+def columns_used(row: Mapping[str, Any], read: PlainText | Conversation) -> set[str]:
+    """Columns that had a say in what a row became."""
+    shape = shape_of(row)
+    used = set(_COLUMNS[shape])
+    if shape == "alpaca":
+        used |= {"input", "history", *_SYSTEM}
+    if isinstance(read, Conversation):
+        used |= set(_CHAT)
+    return used
 
 
 def _require_parts(rows: str, training: TrainingSpec, *, assistant: bool = False, completion: bool = False) -> None:
@@ -99,107 +116,69 @@ def _require_parts(rows: str, training: TrainingSpec, *, assistant: bool = False
         )
 
 
-def _joined(prompt: str, completion: str, training: TrainingSpec) -> Rendered:
+def _joined(prompt: str, completion: str, training: TrainingSpec) -> PlainText:
     _require_parts("are a prompt and a completion of plain text", training, assistant=True)
-    text = prompt + completion
-    start = 0 if training.completion_only_loss is False else len(prompt)
-    return Rendered(text=text, spans=((start, len(text)),), closed=True)
+    return PlainText(text=prompt + completion, start=0 if training.completion_only_loss is False else len(prompt))
 
 
-def _conversation(
-    prompt: list[dict[str, str]],
-    completion: list[dict[str, str]] | None,
-    tokenizer: PreTrainedTokenizerBase,
-    training: TrainingSpec,
-) -> Rendered:
-    """A chat. Turns of the assistant are found by rendering prefixes: most stock templates mark no generations."""
-    turns = prompt + (completion or [])
-    text = _template(turns, tokenizer)
-    if training.assistant_only_loss:
-        spans = []
-        for index, turn in enumerate(turns):
-            if turn["role"] == "assistant":
-                before = _template(turns[:index], tokenizer, generation=True)
-                after = _template(turns[: index + 1], tokenizer)
-                spans.append(_span(text, before, after, index))
-        return Rendered(text=text, spans=tuple(spans), closed=False)
-    if completion is not None and training.completion_only_loss is not False:
-        before = _template(prompt, tokenizer, generation=True)
-        return Rendered(text=text, spans=(_span(text, before, text, len(prompt)),), closed=False)
-    if completion is None:
-        _require_parts("are whole conversations", training, completion=True)
-    return Rendered(text=text, spans=((0, len(text)),), closed=False)
+def _alpaca(row: Mapping[str, Any], training: TrainingSpec, *, has_template: bool) -> PlainText | Conversation:
+    request, output = _string(row, "instruction"), _string(row, "output")
+    if row.get("input"):
+        request = f"{request}\n\n{_string(row, 'input')}"
+    history = _history(row)
+    if has_template:
+        return _with_columns(row, _prompted((*history, said("user", request)), (said("assistant", output),)))
+    before = [_system(row), *(turn.message["content"] for turn in history), request]
+    return _joined("".join(f"{text}\n\n" for text in before if text), output, training)
 
 
-def _span(text: str, before: str, after: str, index: int) -> tuple[int, int]:
-    if not text.startswith(after) or not after.startswith(before):
-        raise DataError(
-            f"the chat template renders turn {index + 1} differently once more turns follow, so the assistant's part "
-            "cannot be told apart; use another chat_template_path or rows of `prompt` and `completion`"
-        )
-    return len(before), len(after)
+def _history(row: Mapping[str, Any]) -> list[Turn]:
+    """LLaMA-Factory's earlier turns: a list of pairs of request and answer."""
+    turns = []
+    pairs = parsed(row.get("history")) or []
+    for number, pair in enumerate(pairs if isinstance(pairs, list) else [pairs], start=1):
+        texts = [scalar_text(text) for text in pair] if isinstance(pair, list) else []
+        if len(texts) != 2 or any(text is None for text in texts):
+            raise RowError(f"column `history`: {number} should be a pair [request, answer], found {kind(pair)}")
+        turns += [said("user", texts[0] or ""), said("assistant", texts[1] or "")]
+    return turns
 
 
-def _template(turns: list[dict[str, str]], tokenizer: PreTrainedTokenizerBase, *, generation: bool = False) -> str:
-    if tokenizer.chat_template is None:
-        raise DataError(
-            "rows are conversations but this base has no chat template; name one in model.chat_template_path, "
-            "or use rows of `prompt` and `completion` strings"
-        )
-    if not turns:
-        return ""
-    try:
-        return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=generation))
-    except Exception as error:  # a template is a program of somebody else's and may raise anything
-        raise DataError(f"the chat template refuses the conversation: {error}") from error
+def _prompted(prompt: Iterable[Turn], completion: Iterable[Turn]) -> Conversation:
+    before = tuple(prompt)
+    return Conversation(turns=(*before, *completion), num_prompt=len(before))
+
+
+def _completion(row: Mapping[str, Any]) -> tuple[Turn, ...]:
+    text = scalar_text(row["completion"])
+    return turns_of(row["completion"], "completion") if text is None else (said("assistant", text),)
+
+
+def _system(row: Mapping[str, Any]) -> str:
+    for column in _SYSTEM:
+        if row.get(column) not in (None, ""):
+            return _string(row, column)
+    return ""
+
+
+def _with_columns(row: Mapping[str, Any], conversation: Conversation) -> Conversation:
+    """The conversation with the system prompt, the tools and the template's variables of the row's other columns."""
+    system = _system(row)
+    if system:
+        conversation = conversation.led_by(system)
+    tools = next((row[column] for column in _TOOLS if row.get(column) not in (None, "", [])), None)
+    if tools is not None:
+        conversation = replace(conversation, tools=tools_of(tools) or None)
+    if row.get(_KWARGS):
+        kwargs = parsed(row[_KWARGS])
+        if not isinstance(kwargs, Mapping):
+            raise RowError(f"column `{_KWARGS}` should be an object, found {kind(kwargs)}")
+        conversation = replace(conversation, template_kwargs=kwargs)
+    return conversation
 
 
 def _string(row: Mapping[str, Any], column: str) -> str:
-    value = row.get(column)
-    if isinstance(value, str):
-        return value
-    if isinstance(value, bool | int | float):
-        return str(value)
-    raise DataError(f"column `{column}` should be text, found {_kind(value)}")
-
-
-def _messages(row: Mapping[str, Any], column: str) -> list[dict[str, str]]:
-    value = row.get(column)
-    if isinstance(value, str) and column == "completion":
-        return [_assistant(value)]
-    if not isinstance(value, list) or not value:
-        raise DataError(f"column `{column}` should be a list of turns, found {_kind(value)}")
-    turns = []
-    for number, turn in enumerate(value, start=1):
-        if not isinstance(turn, Mapping) or not isinstance(turn.get("role"), str):
-            raise DataError(f"column `{column}`: turn {number} should be {{role, content}}, found {_kind(turn)}")
-        if not isinstance(turn.get("content"), str):
-            raise DataError(f"column `{column}`: turn {number} has no text in `content`")
-        turns.append({"role": turn["role"], "content": turn["content"]})
-    return turns
-
-
-def _sharegpt(row: Mapping[str, Any]) -> list[dict[str, str]]:
-    value = row.get("conversations")
-    if not isinstance(value, list) or not value:
-        raise DataError(f"column `conversations` should be a list of turns, found {_kind(value)}")
-    turns = []
-    for number, turn in enumerate(value, start=1):
-        role = _SHAREGPT_ROLES.get(str(turn.get("from"))) if isinstance(turn, Mapping) else None
-        if role is None or not isinstance(turn.get("value"), str):
-            raise DataError(
-                f"column `conversations`: turn {number} should be {{from: {'|'.join(_SHAREGPT_ROLES)}, value: text}}"
-            )
-        turns.append({"role": role, "content": turn["value"]})
-    return turns
-
-
-def _assistant(text: str) -> dict[str, str]:
-    return {"role": "assistant", "content": text}
-
-
-def _kind(value: object) -> str:
-    if value is None:
-        return "nothing (null)"
-    text = repr(value)
-    return f"{type(value).__name__} {text if len(text) <= 60 else text[:57] + '...'}"
+    text = scalar_text(row.get(column))
+    if text is None:
+        raise RowError(f"column `{column}` should be text, found {kind(row.get(column))}")
+    return text

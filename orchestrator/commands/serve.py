@@ -31,10 +31,7 @@ def serve(
         Path | None, typer.Option(help="YAML list of {name, token, queues}; readable by its owner only.")
     ] = None,
     root: Annotated[
-        list[Path] | None,
-        typer.Option(
-            "--root", help="Folder that the data and bases of jobs must lie in, no link leading out; repeatable."
-        ),
+        list[Path] | None, typer.Option("--root", help="Folder that the data of jobs must lie in; repeatable.")
     ] = None,
     storage: Annotated[
         str | None, typer.Option(help="Root of an object store for checkpoints and adapters, such as s3://bucket/path.")
@@ -91,7 +88,7 @@ def serve(
     """Serve: take jobs in over HTTP, train them on a Ray cluster, and see them through restarts of everything."""
     from orchestrator.clusters.worker_resources import WorkerResources
     from orchestrator.operator_options import parse_labels, parse_queues, parse_resources
-    from orchestrator.serve_options import ServeOptions
+    from orchestrator.service import ServeOptions
     from orchestrator.service import serve as serve_jobs
 
     if ray_address and in_process:

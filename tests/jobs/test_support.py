@@ -27,7 +27,6 @@ ASKING = {
     "training.early_stopping_patience": ["3"],
     "training.metric_for_best_model": ["eval_exact_match"],
     "training.greater_is_better": ["true", "false"],
-    "training.max_skipped_rows": ["1"],
     "scheduling.max_execution_time": ["3600"],
     "output.uri": ["s3://bucket/key"],
     "output.push_to_hub": ["true"],
@@ -44,7 +43,6 @@ INERT = {
     "training.label_smoothing_factor": ["0", "0.0"],
     "training.load_best_model_at_end": ["false"],
     "training.metric_for_best_model": ["eval_loss"],
-    "training.max_skipped_rows": ["0"],
     "scheduling.max_execution_time": ["null"],
     "output.push_to_hub": ["false"],
 }
