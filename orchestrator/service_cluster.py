@@ -104,6 +104,7 @@ class ClusterKeeper:
             address=ray_address,
             resources=resources,
             lease_seconds=lease_seconds,
+            say=say,
         )
 
     def look_after(self, wanted_devices: int) -> None:

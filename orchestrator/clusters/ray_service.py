@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -27,7 +27,7 @@ from orchestrator.clusters.ray_cluster import require_reachable, search_path, si
 from orchestrator.clusters.ray_daemon import RayDaemon, answers
 from orchestrator.clusters.ray_environment import protect_token
 from orchestrator.clusters.ray_nodes import RayNodes
-from orchestrator.clusters.ray_workers import Handle, RayWorkers, kill, lost
+from orchestrator.clusters.ray_workers import Handle, RayWorkers, kill, line_of, lost
 from orchestrator.clusters.worker_actor import PROTOCOL
 from orchestrator.clusters.worker_resources import WorkerResources
 from orchestrator.decision import (
@@ -45,6 +45,10 @@ _MOST_MISSED = 3
 """Looks in a row that find nobody at another's Ray, before it is taken to be gone."""
 
 
+_MOST_FAILED_POLLS = 20
+"""Failed polls in a row, and a lease's time of them, before all workers are taken for lost."""
+
+
 class RayService(RayWorkers):
     """A Ray of our own that is looked after by a daemon, or a part of somebody else's."""
 
@@ -56,6 +60,7 @@ class RayService(RayWorkers):
         address: str | None = None,
         resources: WorkerResources | None = None,
         lease_seconds: float = LEASE_SECONDS,
+        say: Callable[[str], None] = lambda _: None,
     ) -> None:
         """Join Ray. Call `adopt` before anything else.
 
@@ -65,11 +70,12 @@ class RayService(RayWorkers):
             address: Of another's, where there is no daemon: a raylet of it must run on this machine.
             resources: What a worker takes.
             lease_seconds: A worker that gives no sign of life for so long is taken for hung, killed and replaced.
+            say: Tells a person who looks on.
 
         Raises:
             WorkerError: Ray cannot be started or reached.
         """
-        super().__init__(lease_seconds=lease_seconds)
+        super().__init__(lease_seconds=lease_seconds, say=say)
         assert (daemon is None) != (address is None), "either a daemon or an address"
         self._prefix = f"loraloom-{service_id}"
         self._daemon = daemon
@@ -79,6 +85,9 @@ class RayService(RayWorkers):
         """Where each worker was started."""
         self._requested: int | None = None
         self._num_missed = 0
+        self._num_failed_polls = 0
+        """In a row, though Ray was there."""
+        self._failing_since = 0.0
         self._join()
 
     def _join(self) -> None:
@@ -124,9 +133,8 @@ class RayService(RayWorkers):
         adopted = []
         for ref in ready:
             actor, described = asked[ref], _described(ref)
-            known = open_attempts.get(described.worker.id, {}) if described is not None else {}
-            current = _in_both(described.attempts, known) if described is not None else {}
-            if described is None or not current:
+            known = open_attempts.get(described.worker.id, {}).items() if described is not None else ()
+            if described is None or not (current := dict(described.attempts.items() & known)):
                 kill(actor)
                 continue
             self._workers[described.worker.id] = Handle(actor)
@@ -177,14 +185,31 @@ class RayService(RayWorkers):
                         self._lose(worker_id, f"its node {self._places[worker_id].node} has left the cluster")
             places = dict(self._places)
             observations = super().poll(timeout_seconds)
-        except (RayError, OSError, RuntimeError, ValueError):
-            # `is_alive` tells.
+        except (RayError, OSError, RuntimeError, ValueError) as error:
             time.sleep(timeout_seconds)
-            return []
+            return self._poll_failed(error)
+        self._num_failed_polls = 0
         for one in observations:
             if one.end is not None and one.end.kind is End.LOST and one.worker_id in places:
                 self._nodes.doubt(places[one.worker_id])
         return observations
+
+    def _poll_failed(self, error: Exception) -> list[Observation]:
+        """Say so; where it lasts longer than a lease, nobody knows of any worker whether it lives: all are lost."""
+        self._num_failed_polls += 1
+        if self._num_failed_polls == 1:
+            self._failing_since = time.monotonic()
+            self._say(f"Ray cannot be asked what its workers report, and is asked again: {line_of(error)}")
+        seconds = time.monotonic() - self._failing_since
+        if self._num_failed_polls < _MOST_FAILED_POLLS or seconds < self._lease_seconds:
+            return []
+        why = f"Ray could not be asked for {seconds:.0f} seconds, {self._num_failed_polls} times: {line_of(error)}"
+        self._say(f"{why}; its workers are taken for lost")
+        self._num_failed_polls = 0
+        ended = [lost(worker_id, why) for worker_id in self._workers]
+        for one in ended:
+            self.stop_worker(one.worker_id)
+        return ended
 
     @property
     def is_alive(self) -> bool:
@@ -271,7 +296,3 @@ def _described(ref: ray.ObjectRef) -> AdoptedWorker | None:
     except Exception:
         return None
     return described if protocol == PROTOCOL and isinstance(described, AdoptedWorker) else None
-
-
-def _in_both(held: Mapping[str, int], known: Mapping[str, int]) -> dict[str, int]:
-    return {job_id: attempt for job_id, attempt in held.items() if known.get(job_id) == attempt}

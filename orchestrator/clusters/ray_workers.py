@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -33,6 +33,8 @@ _STEERING = "steering"
 """Calls that must be carried out one after the other, in the order in which they were made."""
 _START_SECONDS = 600.0
 """For a worker's process to be there at all: its node may have to fetch what it runs in."""
+_MOST_UNREADABLE = 3
+"""Answers of a worker in a row that could not be had or read, though its process lives, before it is given up."""
 
 
 @dataclass
@@ -53,6 +55,8 @@ class Handle:
     """It was not there when it should have been; looked for once more before the worker is given up."""
     has_answered: bool = False
     """Before its first answer the process is still being started, and no lease runs."""
+    num_unreadable: int = 0
+    """Answers in a row that could not be had or read."""
     has_ended: bool = False
     """It lives only for its reports to be acknowledged."""
 
@@ -60,7 +64,14 @@ class Handle:
 class RayWorkers:
     """The part of a cluster that has to do with workers once they are placed."""
 
-    def __init__(self, *, lease_seconds: float) -> None:
+    def __init__(self, *, lease_seconds: float, say: Callable[[str], None] = lambda _: None) -> None:
+        """Start with no workers.
+
+        Args:
+            lease_seconds: A worker that gives no sign of life for so long is taken for hung, killed and replaced.
+            say: Tells a person who looks on.
+        """
+        self._say = say
         self._workers: dict[str, Handle] = {}
         self._lease_seconds = lease_seconds
         self._untold: list[Observation] = []
@@ -176,6 +187,8 @@ class RayWorkers:
             handle.pending = handle.actor.observe.remote(timeout_seconds, handle.acknowledged, handle.received)
         except RayError as error:
             self._lose(worker_id, why_dead(error))
+        except (OSError, RuntimeError, ValueError, TypeError) as error:
+            self._untold += self._unreadable(worker_id, handle, error)
         handle.asked_at = time.monotonic()
 
     def _ready(self, timeout_seconds: float) -> list[str]:
@@ -198,7 +211,9 @@ class RayWorkers:
         except RayError as error:
             self.stop_worker(worker_id)
             return [lost(worker_id, why_dead(error))]
-        handle.has_answered = True
+        except Exception as error:  # whatever unpickling raises
+            return self._unreadable(worker_id, handle, error)
+        handle.has_answered, handle.num_unreadable = True, 0
         if observation.reports:
             handle.received = observation.reports[-1].number
         if observation.end is not None:
@@ -206,6 +221,19 @@ class RayWorkers:
         elif observation.silent_seconds > self._lease_seconds:
             return [observation, self._give_up(worker_id)]
         return [observation]
+
+    def _unreadable(self, worker_id: str, handle: Handle, error: Exception) -> list[Observation]:
+        """Say that an answer could not be had, and after some of them that the worker is lost.
+
+        Its reports are kept until they are acknowledged, so the next answer has them too.
+        """
+        handle.num_unreadable += 1
+        said = f"could not be asked what it reports, {handle.num_unreadable} times in a row: {line_of(error)}"
+        self._say(f"{worker_id} {said}")
+        if handle.num_unreadable < _MOST_UNREADABLE:
+            return []
+        self.stop_worker(worker_id)
+        return [lost(worker_id, f"it {said}")]
 
     def _lose(self, worker_id: str, message: str) -> None:
         """Let the next `poll` tell that a worker is gone."""
@@ -218,6 +246,11 @@ class RayWorkers:
             worker_id,
             f"no sign of life for {self._lease_seconds:g} seconds; if its micro-batches take that long, raise --lease",
         )
+
+
+def line_of(error: BaseException) -> str:
+    """An error in one line."""
+    return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
 def kill(actor: Any) -> None:
