@@ -19,6 +19,8 @@ class Problem:
     file: str | None = None
     line: int | None = None
     """1-based line in `file`."""
+    is_passing: bool = False
+    """It may be gone the next time: nothing is wrong with the spec."""
 
     def __str__(self) -> str:
         where = f"{self.file}:{self.line}: " if self.file and self.line else f"{self.file}: " if self.file else ""
@@ -78,6 +80,24 @@ class BaseModelError(LoraloomError):
 
     def __reduce__(self) -> tuple[type[BaseModelError], tuple[str], dict[str, str | None]]:
         return type(self), (str(self),), {"field": self.field, "value": self.value}
+
+
+UNAVAILABLE = "unavailable"
+"""Reason of what is tried again, uncharged, until it works: a base or data that could not be had just now."""
+
+
+class BaseUnavailableError(BaseModelError):
+    """A base model cannot be had just now, for a reason that passes: it is tried again, and no job is charged."""
+
+
+class DataUnavailableError(JobError):
+    """A job's data or tokenizer cannot be had just now, for a reason that passes: it is tried again, uncharged."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(UNAVAILABLE, message)
+
+    def __reduce__(self) -> tuple[type[DataUnavailableError], tuple[str]]:  # type: ignore[override]
+        return type(self), (str(self),)
 
 
 class StoreError(JobError):

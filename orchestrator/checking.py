@@ -33,6 +33,8 @@ class Checked:
     estimate: Estimate | None
     problems: tuple[str, ...] = ()
     """A line each; empty where there is an estimate."""
+    is_passing: bool = False
+    """Nothing is wrong with the job: what it needs could not be had just now, and may be the next time."""
 
 
 class Checker:
@@ -130,6 +132,7 @@ class Checker:
 def check_jobs(connection: Connection) -> None:
     """Answer each (job id, spec) with a `Checked`, until the other side is gone."""
     from orchestrator.clusters.host import quiet_libraries
+    from workers.passing import is_passing
     from workers.preflight import Preflight
 
     # Of Ctrl-C in a terminal the service hears as well, and ends this process.
@@ -142,11 +145,16 @@ def check_jobs(connection: Connection) -> None:
             job_id, spec = connection.recv()
             try:
                 estimate, problems = preflight.check(spec)
-                answer = Checked(job_id=job_id, estimate=estimate, problems=tuple(str(one) for one in problems))
+                answer = Checked(
+                    job_id=job_id,
+                    estimate=estimate,
+                    problems=tuple(str(one) for one in problems),
+                    is_passing=bool(problems) and all(one.is_passing for one in problems),
+                )
             except Exception as error:  # whatever a library raises over somebody's files is told to that job's owner
-                answer = _failed(job_id, f"{type(error).__name__}: {error}")
+                answer = _failed(job_id, f"{type(error).__name__}: {error}", is_passing=is_passing(error))
             connection.send(answer)
 
 
-def _failed(job_id: str, problem: str) -> Checked:
-    return Checked(job_id=job_id, estimate=None, problems=(problem,))
+def _failed(job_id: str, problem: str, *, is_passing: bool = False) -> Checked:
+    return Checked(job_id=job_id, estimate=None, problems=(problem,), is_passing=is_passing)

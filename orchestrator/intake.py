@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from jobs.errors import StoreError
+from jobs.errors import UNAVAILABLE, StoreError
 from jobs.records import (
     CheckpointReport,
     Desired,
@@ -49,6 +49,8 @@ class Intake:
         """When RECOVERING jobs may be placed again."""
         self._num_fruitless: dict[str, int] = {}
         """Workers that a job has lost in a row without taking a step."""
+        self._num_unavailable: dict[str, int] = {}
+        """Tries of a job in a row that ended because its base or data could not be had."""
 
     def recover(self) -> None:
         """Try again what has waited long enough: jobs after an error, and what the store did not take."""
@@ -89,6 +91,7 @@ class Intake:
     def forget(self, job_id: str) -> None:
         """The job has ended."""
         self._num_fruitless.pop(job_id, None)
+        self._num_unavailable.pop(job_id, None)
         self._not_before.pop(job_id, None)
 
     def _after_end(self, job: Job, worker_id: str, end: WorkerEnd) -> None:
@@ -98,6 +101,8 @@ class Intake:
         match end.kind:
             case End.UNUSABLE:
                 self._lives.change(job, JobState.FAILED, LOST, said)
+            case End.UNAVAILABLE:
+                self._after_unavailable(job, said)
             case End.RAISED:
                 self._after_error(job, LOST, said)
             case End.PREEMPTED:
@@ -112,6 +117,13 @@ class Intake:
                     self._lives.end_attempt(job, JobState.RECOVERING, LOST, f"{said}; {decision.reason}")
                 else:
                     self._lives.end_attempt(job, JobState.PENDING, LOST, f"{said}; {decision.reason}")
+
+    def _after_unavailable(self, job: Job, message: str) -> None:
+        """What the job needs could not be had just now: it waits, is tried again, and is not charged."""
+        tries = self._num_unavailable[job.id] = self._num_unavailable.get(job.id, 0) + 1
+        decision = retries.after_unavailable(tries)
+        self._not_before[job.id] = self._now() + decision.delay_seconds
+        self._lives.end_attempt(job, JobState.RECOVERING, UNAVAILABLE, f"{message}; {decision.reason}")
 
     def _after_error(self, job: Job, reason: str, message: str) -> None:
         """The job's own fault: tried again as often as its spec allows, and then FAILED, its checkpoints kept."""
@@ -132,7 +144,7 @@ class Intake:
             job.progress = replace(job.progress, ledger=job.progress.ledger.heard(report.attempt, report.usage))
         match report:
             case StepReport():
-                self._num_fruitless[job.id] = 0
+                self._num_fruitless[job.id] = self._num_unavailable[job.id] = 0
                 job.progress = replace(
                     job.progress,
                     step=report.step,
@@ -177,6 +189,9 @@ class Intake:
             state = JobState.PAUSED if job.desired is Desired.PAUSE else JobState.PENDING
             reason = "paused" if state is JobState.PAUSED else reason
             self._lives.end_attempt(job, state, reason, f"{message}; {report.message}")
+            return
+        if report.state is JobState.FAILED and report.reason == UNAVAILABLE:
+            self._after_unavailable(job, report.message)
             return
         if report.state is JobState.FAILED:
             self._after_error(job, report.reason, report.message)

@@ -52,6 +52,16 @@ def after_error(reason: str, *, num_charged: int, max_restarts: int) -> Decision
     )
 
 
+def after_unavailable(num_tries: int) -> Decision:
+    """After a base or data could not be had for a reason that passes: always, for it is nobody's fault.
+
+    Args:
+        num_tries: In a row that ended so.
+    """
+    delay = delay_seconds(num_tries)
+    return Decision(again=True, delay_seconds=delay, reason=f"tried again in {delay:g} seconds, uncharged")
+
+
 def after_loss(num_fruitless: int) -> Decision:
     """After the worker was lost or preempted.
 

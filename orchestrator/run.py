@@ -31,7 +31,7 @@ from orchestrator.monitoring.scraping import scraped
 from orchestrator.output_directory import OutputDirectory
 from orchestrator.plots import plot_losses
 from orchestrator.recovery import end_open_attempts, take_up
-from orchestrator.retries import LEASE_SECONDS
+from orchestrator.retries import LEASE_SECONDS, after_unavailable
 from orchestrator.scheduler import Scheduler
 from orchestrator.summary import RunSummary, summarise
 from orchestrator.token_budget import fixed_token_budget
@@ -41,6 +41,8 @@ from workers.preflight import Preflight
 from workers.settings import WorkerSettings
 
 _TICK_SECONDS = 0.25
+_PATIENCE_SECONDS = 120.0
+"""For a hub or a share that is away while specs are checked; each try of the hub's library takes half a minute."""
 _MOST_NAMED = 8
 """Jobs named in a message of one line."""
 
@@ -89,7 +91,7 @@ def run(options: RunOptions, console: Console) -> RunSummary:
         jobs = taken_up.jobs
         unfinished = {job.spec.name: job for job in jobs if not job.state.is_terminal}
         to_train = [one for one in loaded if one.spec.name in unfinished]
-        by_name = check(to_train, console=console)
+        by_name = check(to_train, console=console, patience_seconds=_PATIENCE_SECONDS)
         new = [job for job in jobs if job.id in taken_up.new]
         journal.submit([Submission(job_id=job.id, spec=job.spec) for job in new], at=time.time())
         for job in new:
@@ -112,8 +114,20 @@ def _made(folder: Path) -> Path:
     return folder
 
 
-def check(loaded: Sequence[LoadedSpec], *, console: Console) -> dict[str, Estimate]:
+def check(
+    loaded: Sequence[LoadedSpec],
+    *,
+    console: Console,
+    patience_seconds: float = 0.0,
+    sleep: Callable[[float], None] = time.sleep,
+) -> dict[str, Estimate]:
     """Preflight every spec; all problems of all of them at once.
+
+    Args:
+        loaded: The specs.
+        console: For a person who looks on.
+        patience_seconds: In which what passes, such as a busy hub, is tried again; for all specs together.
+        sleep: Waits between two tries.
 
     Returns:
         Estimates by job name.
@@ -128,6 +142,15 @@ def check(loaded: Sequence[LoadedSpec], *, console: Console) -> dict[str, Estima
     with waiting:
         for one in loaded:
             estimate, found = preflight.check(one.spec)
+            tries = 0
+            while found and all(problem.is_passing for problem in found) and patience_seconds > 0:
+                tries += 1
+                delay = min(after_unavailable(tries).delay_seconds, patience_seconds)
+                patience_seconds -= delay
+                said = f"{one.spec.name}: {found[0].message}; tried again in {delay:g} seconds"
+                console.print(Text(said, style="yellow"), soft_wrap=True)
+                sleep(delay)
+                estimate, found = preflight.check(one.spec)
             problems += [locate(problem, one) for problem in found]
             if estimate is not None:
                 estimates[one.spec.name] = estimate

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 
-from jobs.records import Job
-from orchestrator.checking import Checker
+from jobs.records import Job, JobState
+from orchestrator.checking import Checked, Checker
 from orchestrator.clusters import Cluster
 from orchestrator.enrolment import Enrolment
 from orchestrator.job_files import JobFiles
 from orchestrator.journal import Journal, JournaledJob
+from orchestrator.retries import after_unavailable
 from orchestrator.roster import WITH_A_WORKER
 from orchestrator.scheduler import Scheduler
 from orchestrator.token_budget import token_budget
@@ -28,6 +30,7 @@ class Submissions:
         *,
         token_budget: int | None,
         on_submitted: Callable[[str], None],
+        now: Callable[[], float] = time.monotonic,
     ) -> None:
         """Nothing is read before `unfinished`.
 
@@ -36,6 +39,7 @@ class Submissions:
             files: Of its jobs.
             token_budget: That the operator asks for; found from the first estimate where `None`, and fixed.
             on_submitted: Called with the queue of each job that was submitted since this service began.
+            now: Seconds of a clock that never goes back, for delays.
         """
         self.token_budget: int | None = token_budget or journal.setting(_TOKEN_BUDGET)
         """Tokens that a pack may hold; `None` until it is known."""
@@ -43,6 +47,11 @@ class Submissions:
         self._checker = Checker()
         self._enrolment = Enrolment(journal, files, self._checker)
         self._on_submitted = on_submitted
+        self._now = now
+        self._tries: dict[str, int] = {}
+        """Checks in a row of a job that could not be made, for reasons that pass."""
+        self._again_at: dict[str, float] = {}
+        """When jobs are looked into again."""
         self._refused: dict[str, str] = {}
         """Jobs whose base or data cannot be used → why; until they are told so."""
         self._sequence = 0
@@ -89,7 +98,12 @@ class Submissions:
         One that trains, and was looked into again after an upgrade, is not taken from its worker for that: it fails
         when it would have to be placed again.
         """
+        self._check_again(scheduler)
         for one in self._checker.poll():
+            if one.is_passing:
+                self._put_off(scheduler, one)
+                continue
+            self._tries.pop(one.job_id, None)
             if one.estimate is None:
                 self._refused[one.job_id] = "; ".join(one.problems) or "it cannot be used"
                 continue
@@ -105,6 +119,28 @@ class Submissions:
             if job is None or job.state not in WITH_A_WORKER or job.worker_id is None:
                 scheduler.refuse(job_id, message)
                 del self._refused[job_id]
+
+    def _put_off(self, scheduler: Scheduler, one: Checked) -> None:
+        """Let a job wait, with the reason, that could not be looked into for one that passes."""
+        if one.job_id not in scheduler.jobs:
+            return
+        tries = self._tries[one.job_id] = self._tries.get(one.job_id, 0) + 1
+        decision = after_unavailable(tries)
+        self._again_at[one.job_id] = self._now() + decision.delay_seconds
+        job = scheduler.jobs[one.job_id]
+        job.message = f"waiting: {'; '.join(one.problems)}; {decision.reason}"
+        if job.state is JobState.PENDING:
+            self._journal.tell_waiting({job.id: job.message})
+
+    def _check_again(self, scheduler: Scheduler) -> None:
+        """Look into the jobs again whose time has come."""
+        for job_id in [job_id for job_id, at in self._again_at.items() if self._now() >= at]:
+            del self._again_at[job_id]
+            job = scheduler.jobs.get(job_id)
+            if job is None or job.state.is_terminal:
+                self._tries.pop(job_id, None)
+            else:
+                self._checker.submit(job_id, job.spec)
 
     def close(self) -> None:
         """End the process that checks."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import torch
 
-from jobs.errors import JobError
+from jobs.errors import DataUnavailableError, JobError, LoraloomError
 from jobs.records import Assignment, BaseKey
 from jobs.spec import JobSpec
 from workers.adapter import allocate, dtype_for
@@ -16,6 +16,7 @@ from workers.job_run import JobRun
 from workers.memory import BaseShape, Demand, demand, without_chunks, worker_bytes
 from workers.memory_fit import MemoryFit
 from workers.memory_meter import device_bytes
+from workers.passing import is_passing
 from workers.settings import WorkerSettings
 from workers.stacks import AdapterStacks
 from workers.targets import resolve
@@ -57,13 +58,19 @@ class Admission:
         """Tokenise and allocate; kept while the job waits for room, so that it is done once.
 
         Raises:
+            DataUnavailableError: The rows cannot be had just now.
             LoraloomError: The rows or the targets cannot be used.
         """
         if prepared := self._prepared.get(assignment.job_id):
             return prepared
         spec = assignment.spec
         targets = resolve(spec.lora, self._base.shapes, other_modules=self._base.module_names)
-        data = self._load_data(spec, self._key)
+        try:
+            data = self._load_data(spec, self._key)
+        except (LoraloomError, OSError) as error:
+            if not is_passing(error):
+                raise
+            raise DataUnavailableError(f"its data or tokenizer cannot be had just now: {error}") from error
         needs = demand(spec, data, targets, self._dtype.itemsize)
         adapter = self._stacks.allocate(targets) if self._stacks is not None else None
         if adapter is None:

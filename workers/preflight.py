@@ -9,6 +9,7 @@ from workers.cursor import total_steps
 from workers.dataset import load_job_data
 from workers.estimate import Estimate
 from workers.memory import PROCESS_BYTES, BaseShape, demand, worker_bytes
+from workers.passing import hub_advice, is_passing
 from workers.targets import resolve
 
 
@@ -27,7 +28,7 @@ class Preflight:
         try:
             blueprint = self._blueprint(spec)
         except BaseModelError as error:
-            return None, [Problem(message=str(error), field=error.field, value=error.value)]
+            return None, [_problem(error)]
         problems: list[Problem] = []
         targets = data = None
         try:
@@ -37,9 +38,9 @@ class Preflight:
         try:
             data = load_job_data(spec, load_tokenizer(spec.model, blueprint.key))
         except BaseModelError as error:
-            problems.append(Problem(message=str(error), field=error.field, value=error.value))
+            problems.append(_problem(error))
         except DataError as error:
-            problems.append(Problem(message=str(error), field=error.field))
+            problems.append(_problem(error))
         if targets is None or data is None:
             return None, problems
         itemsize = DTYPES[blueprint.key.dtype].itemsize
@@ -71,3 +72,11 @@ class Preflight:
         if key not in self._blueprints:
             self._blueprints[key] = read_blueprint(spec.model)
         return self._blueprints[key]
+
+
+def _problem(error: BaseModelError | DataError) -> Problem:
+    if isinstance(error, DataError):
+        return Problem(message=str(error), field=error.field, is_passing=is_passing(error))
+    advice = hub_advice(error)
+    message = f"{error}; {advice}" if advice is not None else str(error)
+    return Problem(message=message, field=error.field, value=error.value, is_passing=is_passing(error))

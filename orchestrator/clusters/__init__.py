@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
-from jobs.errors import LoraloomError
+from jobs.errors import BaseUnavailableError, LoraloomError
 from jobs.records import Assignment, Report, WorkerStatus
 from orchestrator.decision import (
     NewWorker,
@@ -16,6 +16,7 @@ from orchestrator.decision import (
 from orchestrator.snapshot import (
     Device,
 )
+from workers.passing import is_memory_taken, is_passing
 from workers.settings import WorkerSettings
 
 
@@ -30,6 +31,8 @@ class End(StrEnum):
     """An error that no job could be blamed for."""
     UNUSABLE = "unusable"
     """Its base cannot be loaded, and could not be the next time."""
+    UNAVAILABLE = "unavailable"
+    """Its base could not be loaded just now, for a reason that passes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +122,42 @@ class Cluster(Protocol):
         ...
 
 
+class Loads(Protocol):
+    """A worker whose base is not there yet."""
+
+    def load(self) -> None:
+        """Read the base into memory."""
+        ...
+
+
+def load(worker: Loads) -> None:
+    """Let a worker read its base, and say of what goes wrong whether it passes.
+
+    Raises:
+        BaseUnavailableError: It does: the hub is busy, the share is away, another process has the device's memory.
+        Exception: It does not.
+    """
+    try:
+        worker.load()
+    except Exception as error:
+        if is_memory_taken(error):
+            raise BaseUnavailableError(f"the device has no memory for it now: {_last_line(error)}") from error
+        if is_passing(error):
+            raise BaseUnavailableError(f"the base cannot be had just now: {error}") from error
+        raise
+
+
 def end_of(error: BaseException) -> WorkerEnd:
     """What an error that left a worker says of it."""
-    last = "".join(traceback.format_exception_only(error)).strip().splitlines()[-1]
-    return WorkerEnd(kind=End.UNUSABLE if isinstance(error, LoraloomError) else End.RAISED, message=last)
+    match error:
+        case BaseUnavailableError():
+            kind = End.UNAVAILABLE
+        case LoraloomError():
+            kind = End.UNUSABLE
+        case _:
+            kind = End.RAISED
+    return WorkerEnd(kind=kind, message=_last_line(error))
+
+
+def _last_line(error: BaseException) -> str:
+    return "".join(traceback.format_exception_only(error)).strip().splitlines()[-1]

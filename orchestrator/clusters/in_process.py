@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from jobs.records import Assignment
-from orchestrator.clusters import AdoptedWorker, End, Observation, WorkerEnd, end_of
+from orchestrator.clusters import AdoptedWorker, End, Observation, WorkerEnd, end_of, load
 from orchestrator.decision import (
     NewWorker,
 )
@@ -112,7 +112,7 @@ class InProcessCluster:
         for worker_id, worker in list(self._workers.items()):
             try:
                 if worker_id not in self._loaded:
-                    worker.load()
+                    load(worker)
                     self._loaded.add(worker_id)
                 reports = tuple(worker.step()) if not worker.is_idle else ()
                 self._observed.append(Observation(worker_id=worker_id, reports=reports, status=worker.status()))

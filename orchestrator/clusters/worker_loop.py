@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Sequence
 
 from jobs.records import Assignment, JobState, StateReport, WorkerStatus
-from orchestrator.clusters import End, Observation, WorkerEnd, end_of
+from orchestrator.clusters import End, Observation, WorkerEnd, end_of, load
 from orchestrator.clusters.outbox import Outbox
 from workers.worker import Worker
 
@@ -131,7 +131,7 @@ class WorkerLoop:
     def _run(self) -> None:
         try:
             worker = self._worker = self._build()
-            worker.load()
+            load(worker)
             while self._exchange(worker):
                 reports = worker.step()
                 with self._changed:
