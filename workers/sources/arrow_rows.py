@@ -51,7 +51,7 @@ def _table(file: DataFile) -> Iterator[tuple[pa.Schema, Iterator[pa.RecordBatch]
                 if schema.names.count(name) > 1:
                     raise DataError(f"{file.shown}: two columns are named `{name}`")
             yield schema, batches
-        except pa.ArrowException as error:
+        except (pa.ArrowException, OSError) as error:
             raise DataError(f"{file.shown} cannot be read as {file.builder}: {_first_line(error)}") from error
 
 

@@ -100,6 +100,11 @@ def rows(file: DataFile) -> Outcomes:
 
 
 def _named(header: list[str], file: DataFile) -> list[str]:
+    if len(header) == 1 and any(separator in header[0] for separator in ";\t|"):
+        raise DataError(
+            f"{file.shown}: the header is the one column {header[0]!r}: cells are separated by commas in .csv and by "
+            "tabs in .tsv; save it so"
+        )
     names = [name or f"Unnamed: {position}" for position, name in enumerate(header)]
     for name in names:
         if names.count(name) > 1:

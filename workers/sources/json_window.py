@@ -33,6 +33,8 @@ class JsonWindow:
         self._text = ""
         self._position = 0
         self._line = line
+        self._counted = 0
+        """Lines are counted up to this position."""
         self._ended = False
         self._add(first)
 
@@ -40,7 +42,8 @@ class JsonWindow:
     def line(self) -> int:
         """Number of the line of the next character that is no space."""
         self._skip_space()
-        return self._line + self._text.count("\n", 0, self._position)
+        self._count_lines()
+        return self._line
 
     @property
     def at_end(self) -> bool:
@@ -72,7 +75,8 @@ class JsonWindow:
                 row, self._position = decode_row(self._text, self._position)
             except json.JSONDecodeError as bad:
                 if not self._may_be_cut(bad) or not self._grow():
-                    line = self._line + self._text.count("\n", 0, bad.pos)
+                    self._count_lines()
+                    line = self._line + self._text.count("\n", self._position, bad.pos)
                     reason = bad.msg.removesuffix(" at")
                     raise DataError(
                         f"{here} is not valid JSON: {reason} at character {bad.colno} of line {line}"
@@ -94,6 +98,10 @@ class JsonWindow:
             pass
         self._position = position
 
+    def _count_lines(self) -> None:
+        self._line += self._text.count("\n", self._counted, self._position)
+        self._counted = self._position
+
     def _grow(self) -> bool:
         """Read on; false at the end of the file. At least doubles what is being decoded, which is decoded anew."""
         if self._ended:
@@ -110,8 +118,8 @@ class JsonWindow:
         try:
             text = self._decoder.decode(piece, final=self._ended)
         except UnicodeDecodeError as bad:
-            line = self._line + self._text.count("\n") + bad.object.count(b"\n", 0, bad.start)
+            line = self._line + self._text.count("\n", self._counted) + bad.object.count(b"\n", 0, bad.start)
             raise DataError(f"{self._shown}: line {line} is not UTF-8 text: {bad.reason}") from bad
-        self._line += self._text.count("\n", 0, self._position)
+        self._count_lines()
         self._text = self._text[self._position :] + text
-        self._position = 0
+        self._position = self._counted = 0

@@ -6,6 +6,7 @@ import difflib
 import glob
 import json
 import os
+import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,16 +98,29 @@ def _files(paths: Sequence[str], field: str, *, builder: str | None) -> Located:
 
 
 def _require_file(path: Path, field: str) -> None:
-    if path.is_file():
-        if path.stat().st_size == 0:
-            raise DataError(f"{path} is empty", field=field)
-        return
-    if path.is_dir():
+    try:
+        status = path.stat()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise DataError(f"{path} does not exist (looked in {Path.cwd()}){_near(path)}", field=field) from error
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}", field=field) from error
+    if stat.S_ISDIR(status.st_mode):
         raise DataError(f"{path} is a folder, not a file", field=field)
-    siblings = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
+    if not stat.S_ISREG(status.st_mode):
+        raise DataError(
+            f"{path} can be read only once, as it is a pipe or device: write its rows to a file", field=field
+        )
+    if status.st_size == 0:
+        raise DataError(f"{path} is empty", field=field)
+
+
+def _near(path: Path) -> str:
+    try:
+        siblings = os.listdir(path.parent)
+    except OSError:
+        siblings = []
     near = difflib.get_close_matches(path.name, siblings, n=2)
-    hint = f"; did you mean {' or '.join(str(path.parent / name) for name in near)}?" if near else ""
-    raise DataError(f"{path} does not exist (looked in {Path.cwd()}){hint}", field=field)
+    return f"; did you mean {' or '.join(str(path.parent / name) for name in near)}?" if near else ""
 
 
 def _folder(block: DatasetSpec, named: Sequence[str], field: str) -> Located:
@@ -126,9 +140,7 @@ def _folder(block: DatasetSpec, named: Sequence[str], field: str) -> Located:
         if split is None or "split" not in block.model_fields_set:
             return _one_split(files)
         return Located(splits={split: files}, one_split=False)
-    names = sorted(
-        (Path(parent) / file).relative_to(folder).as_posix() for parent, _, files in os.walk(folder) for file in files
-    )
+    names = _names_below(folder, field)
     card = _card(str(folder / _CARD), block.path, field) if _CARD in names else {}
     splits = split_files(names, card, name=block.name, data_files=named, field=field, shown=block.path)
     found = {
@@ -141,9 +153,29 @@ def _folder(block: DatasetSpec, named: Sequence[str], field: str) -> Located:
     return Located(splits=found, one_split=bool(named))
 
 
+def _names_below(folder: Path, field: str) -> list[str]:
+    """All files of a folder, also behind links to folders; each folder once."""
+
+    def refuse(error: OSError) -> None:
+        raise DataError(f"{error.filename} cannot be read: {error.strerror}", field=field) from error
+
+    names: list[str] = []
+    seen = {os.path.realpath(folder)}
+    for parent, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
+        names += ((Path(parent) / file).relative_to(folder).as_posix() for file in files)
+        real = {name: os.path.realpath(os.path.join(parent, name)) for name in sorted(folders)}
+        folders[:] = [name for name, path in real.items() if path not in seen]
+        seen |= set(real.values())
+    return sorted(names)
+
+
 def _saved(folder: Path, field: str) -> tuple[str | None, tuple[DataFile, ...]]:
     """The split that a folder of `Dataset.save_to_disk` holds, and its files."""
     state = _read_json(folder / _SAVED, field)
+    if state.get("_indices_data_files"):
+        raise DataError(
+            f"{folder} keeps its rows' order apart from them: save it anew with datasets 2 or later", field=field
+        )
     names = [str(one["filename"]) for one in state.get("_data_files") or ()]
     return state.get("_split"), tuple(DataFile(name=str(folder / name), builder="arrow") for name in names)
 

@@ -19,6 +19,7 @@ from jobs.data_formats import split_ending
 from jobs.errors import DataError
 from workers.sources.hub import HubFile
 
+_LFS_POINTER = b"version https://git-lfs"
 _MAGIC = {
     b"\x1f\x8b": "is compressed with gzip: let its name end in .gz",
     b"BZh": "is compressed with bzip2: let its name end in .bz2",
@@ -73,6 +74,9 @@ def opened(file: DataFile) -> Iterator[BinaryIO]:
     except OSError as error:
         raise DataError(f"{file.shown} cannot be read: {error.strerror or error}") from error
     with raw:
+        if raw.read(len(_LFS_POINTER)) == _LFS_POINTER:
+            raise DataError(f"{file.shown} is a pointer of Git LFS and not the data: run git lfs pull")
+        raw.seek(0)
         try:
             yield _decompressed(raw, ending) if ending else raw
         except (EOFError, zlib.error, lzma.LZMAError) as error:

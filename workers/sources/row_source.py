@@ -44,8 +44,10 @@ class RowSource:
         self._parts = tuple(parts)
         files = dict.fromkeys(file for part in parts for file in part.files)
         theirs = list(dict.fromkeys(itertools.chain.from_iterable(self._columns_of(file) for file in files)))
+        self._ours: dict[str, str] = {}
         if not theirs:
-            raise DataError(f"{block.path} has no rows", field=field)
+            # Every row is bad, or there is none: the first one read says which.
+            next(iter(self))
         self._ours = self._renamed(theirs)
         self.column_names = list(self._ours.values()) if self._ours else theirs
         """Columns of the rows, ours where the block renames them. A later row of JSON may have others besides."""

@@ -80,6 +80,11 @@ def test_bad_bytes_are_refused_by_line_with_their_number(tmp_path: Path) -> None
     assert "save it as UTF-8" in refusal(write(tmp_path / "bare.csv", "a,b\n1,2\n".encode("utf-16-le")))
 
 
+def test_another_separator_is_told_as_such(tmp_path: Path) -> None:
+    assert "the header is the one column 'a;b'" in refusal(write(tmp_path / "rows.csv", "a;b\n1;2\n"))
+    assert "the header is the one column 'a\\tb'" in refusal(write(tmp_path / "tabs.csv", "a\tb\n1\t2\n"))
+
+
 def test_a_header_names_each_column_once(tmp_path: Path) -> None:
     assert "two columns are named `a`" in refusal(write(tmp_path / "rows.csv", "a,a\n1,2\n"))
     assert read(write(tmp_path / "index.csv", ",text\n0,x\n")) == [{"Unnamed: 0": "0", "text": "x"}]

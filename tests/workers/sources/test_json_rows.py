@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -110,6 +111,16 @@ def test_a_row_that_would_lose_something_is_refused_by_its_number(third: str, sa
     assert "row 3" in refusal(array)
 
 
+@pytest.mark.parametrize("name, content", [
+    ("html.jsonl", b"<!DOCTYPE html>\n<html>\n"),
+    ("latin.jsonl", '{"text":"é"}'.encode("latin-1")),
+    ("n.json", b"[1, 2]"),
+])  # fmt: skip
+def test_a_file_of_bad_rows_alone_is_refused_for_the_first(name: str, content: bytes, tmp_path: Path) -> None:
+    message = refusal(write(tmp_path / name, content))
+    assert re.search(r"row 1 (is not valid JSON|\(line 1\) should|should)|line 1 is not UTF-8", message), message
+
+
 def test_bad_rows_are_counted_and_named_by_line_where_lines_are_blank(tmp_path: Path) -> None:
     path = write(tmp_path / "rows.jsonl", b'{"text": "a"}\n\n{"text"}\n{"text": "b"}\n{"text": "\xe9"}\n{}}\n')
     assert f"{path}: row 2 (line 3) is not valid JSON" in refusal(path)
@@ -156,6 +167,14 @@ def test_bad_bytes_of_an_array_are_refused_by_line(tmp_path: Path) -> None:
     path = write(tmp_path / "rows.json", b'[\n{"text": "a"},\n{"text": "\xe9"}]')
     assert f"{path}: line 3 is not UTF-8 text" in refusal(path)
     assert "is UTF-16 text" in refusal(write(tmp_path / "wide.jsonl", '{"text": "a"}'.encode("utf-16")))
+
+
+def test_an_error_late_in_a_long_array_names_its_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [f'{{"text":\n"{number}"}}' for number in range(50)]
+    for size in (5, 50, 1 << 20):
+        monkeypatch.setattr(json_window, "_CHUNK_BYTES", size)
+        path = write(tmp_path / "rows.json", "[\n" + ",\n".join(rows) + ',\n{"text":\noops}]')
+        assert "row 51 (line 102) is not valid JSON: Expecting value at character 1 of line 103" in refusal(path)
 
 
 def test_one_row_of_turns_is_a_row(tmp_path: Path) -> None:
