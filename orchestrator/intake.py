@@ -24,6 +24,7 @@ from orchestrator.lives import LOST, Lives
 from orchestrator.publications import Publications
 from orchestrator.roster import WITH_A_WORKER, Roster
 from orchestrator.survey import Survey
+from orchestrator.transitions import TransitionError
 
 
 class Intake:
@@ -57,7 +58,7 @@ class Intake:
         for job, error in self._publications.retry():
             self._after_unpublished(job, error)
         for job in self._roster.jobs.values():
-            if job.state is JobState.RECOVERING and self._now() >= self._not_before[job.id]:
+            if job.state is JobState.RECOVERING and self._now() >= self._not_before.get(job.id, 0.0):
                 self._lives.change(job, JobState.PENDING, "retry", "waiting to be placed again")
 
     def observe(self, observation: Observation) -> None:
@@ -71,7 +72,10 @@ class Intake:
             # What a stale attempt says of a job is not heard: another one, or nobody, has the job now.
             is_current = job is not None and (report.attempt, observation.worker_id) == (job.attempt, job.worker_id)
             if job is not None and is_current and job.state in WITH_A_WORKER and _is_new(job, report):
-                self._take_in(job, report)
+                try:
+                    self._take_in(job, report)
+                except TransitionError as error:
+                    self._after_nonsense(job, error)
             record.heard = max(record.heard, report.number)
         if observation.end is not None:
             record.ended = observation.end.message
@@ -117,6 +121,13 @@ class Intake:
                     self._lives.end_attempt(job, JobState.RECOVERING, LOST, f"{said}; {decision.reason}")
                 else:
                     self._lives.end_attempt(job, JobState.PENDING, LOST, f"{said}; {decision.reason}")
+
+    def _after_nonsense(self, job: Job, error: TransitionError) -> None:
+        """A worker says of a job what cannot be: the job ends there, and all others go on."""
+        if job.worker_id is not None:
+            self._cluster.release(job.worker_id, job.id)
+        self._roster.leaving.pop(job.id, None)
+        self._lives.change(job, JobState.FAILED, "internal", f"{job.worker_id} reported what cannot be: {error}")
 
     def _after_unavailable(self, job: Job, message: str) -> None:
         """What the job needs could not be had just now: it waits, is tried again, and is not charged."""
@@ -200,7 +211,7 @@ class Intake:
             self._lives.change(job, report.state, report.reason, report.message)
             return
         try:
-            self._publications.publish(job, report)
+            self._publications.publish(job, report, report.staged_artifact)
         except (OSError, ValueError, StoreError) as error:
             self._after_unpublished(job, error)
 

@@ -9,7 +9,6 @@ from typing import Protocol, TypeVar
 
 from jobs.checkpoints import DiskFullError
 from jobs.records import (
-    ALLOWED_TRANSITIONS,
     BadCheckpoint,
     CheckpointRecord,
     Desired,
@@ -24,6 +23,7 @@ from orchestrator.job_files import JobFiles
 from orchestrator.journal import ArtifactRecord, Journal
 from orchestrator.metrics_history import MetricsHistory
 from orchestrator.roster import Unpublished
+from orchestrator.transitions import require_transition
 from workers.retention import superseded
 
 UNPUBLISHED = "unpublished"
@@ -119,7 +119,7 @@ class Lives:
 
     def start_attempt(self, job: Job, worker_id: str, message: str, *, node: str | None = None) -> None:
         """Hand a job to a worker, on a machine if the cluster has several; the attempt's number is in the job then."""
-        self._require(job, JobState.STARTING)
+        require_transition(job, JobState.STARTING)
         at = self._now()
         self._keep_time(job, JobState.STARTING, at)
         number, event = self._durably(
@@ -132,7 +132,7 @@ class Lives:
 
     def end_attempt(self, job: Job, state: JobState, reason: str, message: str, *, charged: bool = False) -> None:
         """Take a job back from its worker, to be tried again."""
-        self._require(job, state)
+        require_transition(job, state)
         at = self._now()
         if charged or reason == LOST:
             job.progress = replace(job.progress, ledger=job.progress.ledger.lost())
@@ -163,7 +163,7 @@ class Lives:
         charged: bool = False,
     ) -> None:
         """Change a job's state. One that ends the job ends its attempt too."""
-        self._require(job, state)
+        require_transition(job, state)
         at = self._now()
         self._keep_time(job, state, at)
         event = self._durably(
@@ -187,7 +187,7 @@ class Lives:
         Raises:
             ValueError: The adapter is not there.
         """
-        self._require(job, JobState.SUCCEEDED)
+        require_transition(job, JobState.SUCCEEDED)
         record = artifact_record(job.id, job.attempt, artifact, self._files)
         at = self._now()
         self._keep_time(job, JobState.SUCCEEDED, at)
@@ -292,7 +292,3 @@ class Lives:
                     self._warn(f"{error}; waiting for it")
                 told = True
                 self._sleep(_RETRY_SECONDS)
-
-    @staticmethod
-    def _require(job: Job, state: JobState) -> None:
-        assert state in ALLOWED_TRANSITIONS[job.state], f"{job.id}: {job.state} -> {state}"

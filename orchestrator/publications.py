@@ -34,7 +34,7 @@ class Publications:
         self._now = now
         self._outage: _Outage | None = None
 
-    def publish(self, job: Job, report: StateReport) -> None:
+    def publish(self, job: Job, report: StateReport, staged: str) -> None:
         """Publish what a job has staged, and let the job SUCCEED; or keep it PAUSED until the store can be reached.
 
         Raises:
@@ -42,10 +42,7 @@ class Publications:
             OSError: The disk refuses.
             StoreError: The store refuses, and would the next time.
         """
-        assert report.staged_artifact is not None
-        one = Unpublished(
-            attempt=job.attempt, staged=report.staged_artifact, reason=report.reason, message=report.message
-        )
+        one = Unpublished(attempt=job.attempt, staged=staged, reason=report.reason, message=report.message)
         if self._outage is not None:
             self._keep(job, one, "the store could not be reached a moment ago")
             return

@@ -146,7 +146,8 @@ class ObjectStore:
             OSError: The local folder cannot be read.
         """
         sizes = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
-        assert MANIFEST in sizes, f"{folder} has no manifest"
+        if MANIFEST not in sizes:
+            raise FileNotFoundError(errno.ENOENT, "has no manifest", str(folder))
         try:
             if self._folder is not None:
                 # Else the copy would go under a share that is not mounted.

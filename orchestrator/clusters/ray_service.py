@@ -76,7 +76,8 @@ class RayService(RayWorkers):
             WorkerError: Ray cannot be started or reached.
         """
         super().__init__(lease_seconds=lease_seconds, say=say)
-        assert (daemon is None) != (address is None), "either a daemon or an address"
+        if (daemon is None) == (address is None):
+            raise ValueError("either a daemon or an address")
         self._prefix = f"loraloom-{service_id}"
         self._daemon = daemon
         self._address = address

@@ -234,7 +234,8 @@ class World:
         )
         decision = decide(snapshot, self._line)
         self.history.num_decisions += 1
-        assert not decision.impossible, decision.impossible[:1]
+        if decision.impossible:
+            raise ValueError(f"a job of the workload fits no device: {decision.impossible[0]}")
         for worker in self._workers.values():
             worker.reserved = worker.id in decision.reserved
         idle = give_back(snapshot, decision)

@@ -374,15 +374,6 @@ def test_nothing_is_said_of_what_fits_while_there_is_no_device(scheduler_of: Sch
     assert "no device yet" in scheduler.jobs["a"].message
 
 
-def test_a_state_may_not_be_left_once_it_is_final(scheduler_of: SchedulerOf) -> None:
-    cluster = ScriptedCluster()
-    scheduler = scheduler_of(cluster, {"a": "x"})
-    scheduler.tick()
-    cluster.says("w0", state("a", JobState.SUCCEEDED))
-    with pytest.raises(AssertionError, match="STARTING -> SUCCEEDED"):
-        scheduler.tick()
-
-
 def test_a_job_moves_to_a_device_that_has_come_when_it_ends_sooner_there_and_is_not_charged(
     scheduler_of: SchedulerOf, journal: Journal
 ) -> None:

@@ -104,7 +104,8 @@ def find(repository: str, revision: str | None, field: str) -> HubDataset:
         raise DataError(
             f"{repository} is no file or folder here, and the hub cannot be asked for it: {_reason(error)}", field=field
         ) from error
-    assert info.sha is not None
+    if info.sha is None:
+        raise DataError(f"the hub does not say of which commit {repository} is", field=field)
     names = tuple(sorted(sibling.rfilename for sibling in info.siblings or ()))
     return HubDataset(repository=repository, commit=info.sha, names=names)
 
