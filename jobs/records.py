@@ -131,6 +131,9 @@ class Assignment:
     """What it has cost before; for the adapter's manifest."""
     priority: int | None = None
     """As it is now; the spec's where `None`."""
+    submitted_unix_seconds: float | None = None
+    """When the job was submitted: what its chat template takes for the current time, in UTC, on whatever day and
+    worker its rows are rendered. `None`: the time at which they are."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,6 +197,8 @@ class Job:
     progress: JobProgress = field(default_factory=JobProgress)
     artifact: str | None = None
     """Directory of the published adapter, once there is one."""
+    submitted_unix_seconds: float | None = None
+    """As the journal has it; `None` where nothing was journaled."""
 
     def __post_init__(self) -> None:
         """Begin with what the spec asks for."""

@@ -55,6 +55,7 @@ class Enrolment:
             checkpoints=found.checkpoints,
             progress=replace(found.progress, ledger=found.ledger),
             artifact=found.artifact,
+            submitted_unix_seconds=found.submitted_unix_seconds or None,
         )
         job.priority, job.queue = found.priority, found.queue
         # One that was never begun has left nothing; of thousands that wait, a store would be asked for each.

@@ -219,6 +219,7 @@ class Placing:
                     checkpoints=job.checkpoints,
                     ledger=job.progress.ledger,
                     priority=job.priority,
+                    submitted_unix_seconds=job.submitted_unix_seconds,
                 )
             )
         for new in decision.new_workers:

@@ -110,10 +110,16 @@ def take_up(loaded: Sequence[LoadedSpec], journal: Journal, files: OutputDirecto
                     progress=replace(
                         before.progress, ledger=replace(before.progress.ledger, waiting_since_unix_seconds=at)
                     ),
+                    submitted_unix_seconds=before.submitted_unix_seconds or None,
                 )
             )
         else:
-            job = Job(id=journal.free_id(name), spec=one.spec, progress=JobProgress(ledger=Ledger().waits(at)))
+            job = Job(
+                id=journal.free_id(name),
+                spec=one.spec,
+                progress=JobProgress(ledger=Ledger().waits(at)),
+                submitted_unix_seconds=at,
+            )
             new.add(job.id)
             jobs.append(job)
     if problems:

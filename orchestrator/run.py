@@ -87,13 +87,14 @@ def run(options: RunOptions, console: Console) -> RunSummary:
         files = OutputDirectory(options.output_dir)
         stack.callback(files.close)
         end_open_attempts(journal, files, at=time.time())
-        taken_up = take_up(loaded, journal, files, at=time.time())
+        now = time.time()
+        taken_up = take_up(loaded, journal, files, at=now)
         jobs = taken_up.jobs
         unfinished = {job.spec.name: job for job in jobs if not job.state.is_terminal}
         to_train = [one for one in loaded if one.spec.name in unfinished]
         by_name = check(to_train, console=console, patience_seconds=_PATIENCE_SECONDS)
         new = [job for job in jobs if job.id in taken_up.new]
-        journal.submit([Submission(job_id=job.id, spec=job.spec) for job in new], at=time.time())
+        journal.submit([Submission(job_id=job.id, spec=job.spec) for job in new], at=now)
         for job in new:
             files.begin(job)
         estimates = {unfinished[name].id: estimate for name, estimate in by_name.items()}

@@ -151,7 +151,7 @@ def make_worker(
         WorkerSettings(staging_dir=staging_dir, token_budget=token_budget, capacity_bytes=capacity_bytes, **settings),
         device=device,
         load_base=load_base,
-        load_data=lambda spec, key: data[spec.name],
+        load_data=lambda spec, key, now: data[spec.name],
     )
     worker.load()
     return worker

@@ -21,7 +21,8 @@ from workers.settings import WorkerSettings
 from workers.stacks import AdapterStacks
 from workers.targets import resolve
 
-LoadData = Callable[[JobSpec, BaseKey], JobData]
+LoadData = Callable[[JobSpec, BaseKey, float | None], JobData]
+"""Loads a job's rows; the last argument is the time, in Unix seconds, that chat templates take for the current one."""
 
 
 class Admission:
@@ -66,7 +67,7 @@ class Admission:
         spec = assignment.spec
         targets = resolve(spec.lora, self._base.shapes, other_modules=self._base.module_names)
         try:
-            data = self._load_data(spec, self._key)
+            data = self._load_data(spec, self._key, assignment.submitted_unix_seconds)
         except (LoraloomError, OSError) as error:
             if not is_passing(error):
                 raise

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import random
 import re
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -123,6 +124,11 @@ class ChatTemplate:
         return found
 
 
+def time_of(unix_seconds: float | None) -> datetime:
+    """A time as templates take it, the same on every machine: in UTC. `None`: now."""
+    return datetime.fromtimestamp(time.time() if unix_seconds is None else unix_seconds, tz=UTC)
+
+
 def _changed(renderer: Renderer, **fields: Any) -> Renderer:
     return Renderer(**{**vars(renderer), **fields})
 
@@ -180,5 +186,6 @@ def _pinned(source: str, now: datetime) -> str:
     pinned = f"{_LAST_NEWLINE.sub('', source)}{{#+ now {now.isoformat()} #}}"
     compiled = chat_template_utils._compile_jinja_template(pinned)
     compiled.globals["strftime_now"] = now.strftime
-    compiled.environment.filters["random"] = lambda values: random.Random(now.isoformat()).choice(list(values))
+    # Jinja hands the context to this filter as well.
+    compiled.environment.filters["random"] = lambda *given: random.Random(now.isoformat()).choice(list(given[-1]))
     return pinned

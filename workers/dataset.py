@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from jobs.errors import DataError
 from jobs.spec import DatasetSpec, JobSpec, TrainingSpec
+from workers.chat_template import time_of
 from workers.end_tokens import end_ids
 from workers.examples import Example, read_block, require_few
 from workers.seeds import generator
@@ -135,18 +136,20 @@ class JobData:
     """What was truncated or dropped, for the job's log."""
 
 
-def load_job_data(spec: JobSpec, tokenizer: PreTrainedTokenizerBase, *, now: datetime | None = None) -> JobData:
+def load_job_data(
+    spec: JobSpec, tokenizer: PreTrainedTokenizerBase, *, now_unix_seconds: float | None = None
+) -> JobData:
     """Load, render, tokenise and split the rows of a job.
 
     Args:
         spec: The job.
         tokenizer: Of its base, with its chat template.
-        now: What chat templates take for the current time; `None`: the time of this call.
+        now_unix_seconds: What chat templates take for the current time; `None`: the time of this call.
 
     Raises:
         DataError: With `field` naming the block, and file and row in the message. Also where every label is masked.
     """
-    now = now or datetime.now()
+    now = time_of(now_unix_seconds)
     train = _tokenised_blocks(spec.datasets, "datasets", spec.training, tokenizer, now)
     notes = _notes(train.counts, tokenizer)
     evaluation = None

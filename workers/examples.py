@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from jobs.errors import DataError
 from jobs.spec import DatasetSpec, TrainingSpec
-from workers.chat_template import ChatTemplate
+from workers.chat_template import ChatTemplate, time_of
 from workers.end_tokens import end_ids
 from workers.labels import Labelled, Labeller
 from workers.row_values import RowError
@@ -185,7 +185,7 @@ def read_block(
     Raises:
         DataError: When it is iterated or asked for its columns: with `field` naming the block.
     """
-    return BlockReader(block, field=field, training=training, tokenizer=tokenizer, now=now or datetime.now())
+    return BlockReader(block, field=field, training=training, tokenizer=tokenizer, now=now or time_of(None))
 
 
 def require_few(bad: Sequence[Example], num_rows: int, training: TrainingSpec) -> None:

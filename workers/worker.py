@@ -35,7 +35,7 @@ from jobs.records import (
 from jobs.spec import JobSpec
 from workers import artifact
 from workers.adapter import initialise
-from workers.admission import Admission
+from workers.admission import Admission, LoadData
 from workers.base_model import BaseModel, load_tokenizer
 from workers.dataset import JobData, load_job_data
 from workers.device_gauges import DeviceGauges, dtype_note, matrix_flops_per_second
@@ -58,14 +58,19 @@ MAX_LANES = 8
 """Lanes share Python's interpreter lock, which is held for some percent of a lane's time."""
 
 
-def load_tokenised(spec: JobSpec, key: BaseKey) -> JobData:
+def load_tokenised(spec: JobSpec, key: BaseKey, now_unix_seconds: float | None = None) -> JobData:
     """A job's rows, tokenised by the base's own tokenizer.
+
+    Args:
+        spec: The job.
+        key: Its base.
+        now_unix_seconds: What chat templates take for the current time; `None`: the time of this call.
 
     Raises:
         BaseModelError: The base has no usable tokenizer.
         DataError: The rows cannot be used.
     """
-    return load_job_data(spec, load_tokenizer(spec.model, key))
+    return load_job_data(spec, load_tokenizer(spec.model, key), now_unix_seconds=now_unix_seconds)
 
 
 class Worker:
@@ -79,7 +84,7 @@ class Worker:
         *,
         device: torch.device | str = "cpu",
         load_base: Callable[[BaseKey, torch.device], BaseModel] = BaseModel.load,
-        load_data: Callable[[JobSpec, BaseKey], JobData] = load_tokenised,
+        load_data: LoadData = load_tokenised,
     ) -> None:
         self.worker_id = worker_id
         self.key = key

@@ -52,7 +52,7 @@ class Packed:
                 capacity_bytes=2**50,
                 num_measured_packs=num_measured_packs,
             ),
-            load_data=lambda spec, key: data[spec.name],
+            load_data=lambda spec, key, now: data[spec.name],
         )
         self.worker.load()
         self.worker.assign([Assignment(job_id=spec.name, spec=spec) for spec in specs])

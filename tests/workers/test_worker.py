@@ -150,7 +150,7 @@ def test_a_worker_counts_the_tokens_that_were_trained_on(tmp_path: Path) -> None
 
 
 def test_a_job_whose_rows_or_targets_cannot_be_used_fails_before_it_is_admitted(tmp_path: Path) -> None:
-    def load(spec: JobSpec, key: object) -> JobData:
+    def load(spec: JobSpec, key: object, now: object) -> JobData:
         if spec.name == "unreadable":
             raise DataError("rows.jsonl: row 7: no text", field="datasets[0]")
         return make_data(1, [3, 4])
