@@ -81,7 +81,7 @@ class Authentication:
         if caller is not None:
             return caller
         if path in OPEN_PATHS or path.startswith(_OPEN_BELOW):
-            return Caller(queues=frozenset())
+            return Caller(queues=frozenset(), reads_own=True)
         challenge = 'Bearer realm="loraloom"' + (', error="invalid_token"' if token else "")
         detail = "the token is not known here" if token else "a token is needed"
         raise ApiError(

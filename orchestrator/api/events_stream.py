@@ -8,8 +8,9 @@ from fastapi import APIRouter, Header, Query
 from fastapi.responses import StreamingResponse
 
 from orchestrator.api.openapi import problems
-from orchestrator.api.service import PREFIX, JobId, Service
+from orchestrator.api.service import PREFIX, CallerOf, JobId, Service
 from orchestrator.api.streams import EventHub
+from orchestrator.api.tokens import Caller
 
 _MAX_SEQUENCE = 2**63 - 1
 _EVENT = {
@@ -46,17 +47,17 @@ def routes(service: Service, hub: EventHub) -> APIRouter:
         responses={**_STREAM, **problems(404, 409)},
         summary="Events of a job as they happen",
     )
-    def of_job(job_id: JobId, last_event_id: Seen = None, after: After = None) -> StreamingResponse:
+    def of_job(job_id: JobId, caller: CallerOf, last_event_id: Seen = None, after: After = None) -> StreamingResponse:
         """From the job's first event on, or from the one after the last that was seen."""
-        job = service.reader.job(job_id)
-        return _stream(hub, job.id, _seen(last_event_id, after if after is not None else 0))
+        job = service.reader.job(job_id, queues=caller.readable)
+        return _stream(hub, job.id, _seen(last_event_id, after if after is not None else 0), caller)
 
     @router.get(
         "/stream", response_class=StreamingResponse, responses=_STREAM, summary="Events of all jobs as they happen"
     )
-    def of_all(last_event_id: Seen = None, after: After = None) -> StreamingResponse:
+    def of_all(caller: CallerOf, last_event_id: Seen = None, after: After = None) -> StreamingResponse:
         """From now on, or from the one after the last that was seen."""
-        return _stream(hub, None, _seen(last_event_id, after))
+        return _stream(hub, None, _seen(last_event_id, after), caller)
 
     return router
 
@@ -68,7 +69,9 @@ def _seen(header: str | None, after: int | None) -> int | None:
     return after
 
 
-def _stream(hub: EventHub, job_id: str | None, after: int | None) -> StreamingResponse:
+def _stream(hub: EventHub, job_id: str | None, after: int | None, caller: Caller) -> StreamingResponse:
     # Proxies that gather what they pass on would hold events back.
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-    return StreamingResponse(hub.follow(job_id, after), media_type="text/event-stream", headers=headers)
+    return StreamingResponse(
+        hub.follow(job_id, after, queues=caller.readable), media_type="text/event-stream", headers=headers
+    )

@@ -15,7 +15,7 @@ from fastapi.responses import PlainTextResponse, StreamingResponse
 from orchestrator.api.models import ArtifactFile, ArtifactListing
 from orchestrator.api.openapi import problems
 from orchestrator.api.problems import ApiError, not_found
-from orchestrator.api.service import PREFIX, JobId, Service
+from orchestrator.api.service import PREFIX, CallerOf, JobId, Service
 
 _CHUNK_BYTES = 256 * 1024
 _MOST_TAIL_LINES = 10_000
@@ -44,11 +44,12 @@ def routes(service: Service) -> APIRouter:
     )
     def logs(
         job_id: JobId,
+        caller: CallerOf,
         tail: Annotated[int | None, Query(ge=1, le=_MOST_TAIL_LINES, description="Only the last lines")] = None,
         range_: Annotated[str | None, Header(alias="Range", max_length=100, description="One range of bytes")] = None,
     ) -> Response:
         """Whole, its last lines, or a range of its bytes, by which it can be followed."""
-        job = reader.job(job_id)
+        job = reader.job(job_id, queues=caller.readable)
         path = service.log_path(job.id)
         try:
             stream = path.open("rb")
@@ -65,9 +66,9 @@ def routes(service: Service) -> APIRouter:
         return _text(stream, part or Part(first=0, end=size, size=size), 206 if part is not None else 200)
 
     @router.get("/jobs/{job_id}/artifacts", responses=problems(404, 409), summary="Files of a job's published adapter")
-    def artifacts(job_id: JobId) -> ArtifactListing:
+    def artifacts(job_id: JobId, caller: CallerOf) -> ArtifactListing:
         """With the sha256 of each."""
-        job = reader.job(job_id)
+        job = reader.job(job_id, queues=caller.readable)
         record = reader.artifact(job.id)
         if record is None:
             raise not_found(f"job {job.id} is {job.state} and has published no adapter")
@@ -89,10 +90,12 @@ def routes(service: Service) -> APIRouter:
         summary="One file of a job's published adapter",
     )
     def artifact_file(
-        job_id: JobId, name: Annotated[str, PathParameter(pattern=_FILE_NAME, description="As it is listed")]
+        job_id: JobId,
+        caller: CallerOf,
+        name: Annotated[str, PathParameter(pattern=_FILE_NAME, description="As it is listed")],
     ) -> Response:
         """Its bytes; the listing says what their sha256 must be."""
-        job = reader.job(job_id)
+        job = reader.job(job_id, queues=caller.readable)
         record = reader.artifact(job.id)
         if record is None or name not in record.files:
             raise not_found(f"job {job.id} has published no file of that name")

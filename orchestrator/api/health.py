@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dashboards.metric_table import BY_NAME
 from orchestrator.api.operator_models import Health
+from orchestrator.api.service import CallerOf, require_reading_all
 
 NotReady = Callable[[], str | None]
 """Why the service takes no requests now; `None` when it does."""
@@ -38,8 +39,9 @@ def routes(*, version: str, not_ready: NotReady, registry: CollectorRegistry) ->
         return Health(status="not_ready", detail=why, version=version)
 
     @router.get("/metrics", response_class=PlainTextResponse)
-    def metrics() -> Response:
-        """Every figure of the service, in the text format of Prometheus."""
+    def metrics(caller: CallerOf) -> Response:
+        """Every figure of the service, in the text format of Prometheus; of all queues, for those who see them."""
+        require_reading_all(caller)
         return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
 
     return router

@@ -31,7 +31,7 @@ from orchestrator.api.models import (
 )
 from orchestrator.api.openapi import problems
 from orchestrator.api.problems import ApiError, not_found
-from orchestrator.api.service import PREFIX, JobId, Service
+from orchestrator.api.service import PREFIX, CallerOf, JobId, Service
 from orchestrator.api.shared_answers import SharedAnswers
 from orchestrator.journal import Attempt, JobFilter, JobSummary, JournaledJob
 
@@ -54,6 +54,7 @@ def routes(service: Service) -> APIRouter:
     @router.get("/jobs", response_model=JobPage, summary="List jobs")
     async def listed(
         request: Request,
+        caller: CallerOf,
         state: Annotated[list[JobState], Query(default_factory=list, description="One of these; repeatable")],
         label: Annotated[list[str], Query(default_factory=list, max_length=16, description="`key=value`; repeatable")],
         q: Annotated[str | None, Query(max_length=200, description="Somewhere in the name or id")] = None,
@@ -74,6 +75,7 @@ def routes(service: Service) -> APIRouter:
             sweep_id=sweep,
             sort=sort.removeprefix("-"),  # type: ignore[arg-type]
             descending=sort.startswith("-"),
+            queues=caller.readable,
         )
 
         def make() -> JobPage:
@@ -81,43 +83,45 @@ def routes(service: Service) -> APIRouter:
             return JobPage(jobs=[item(job, at) for job in page.items], after=page.after)
 
         # Many open pages ask the same. Whatever happened to a job is an event, so what is shared misses none.
-        return await lists.respond((service.journal.num_told, request.url.query), make)
+        return await lists.respond((service.journal.num_told, request.url.query, caller.readable), make)
 
     @router.get("/jobs/{job_id}", responses=problems(404, 409), summary="One job with all that is known of it")
-    def one(job_id: JobId) -> JobDetail:
+    def one(job_id: JobId, caller: CallerOf) -> JobDetail:
         """By its id, or by a name that it alone bears."""
-        job = reader.job(job_id)
+        job = reader.job(job_id, queues=caller.readable)
         return detail(job, reader.attempts(job.id), service.now())
 
     @router.get("/jobs/{job_id}/events", responses=problems(404, 409), summary="What happened to a job")
-    def events(job_id: JobId, after: After = 0, limit: Limit = 200) -> EventPage:
+    def events(job_id: JobId, caller: CallerOf, after: After = 0, limit: Limit = 200) -> EventPage:
         """A part of its events, oldest first."""
-        job = reader.job(job_id)
+        job = reader.job(job_id, queues=caller.readable)
         found = [EventItem.model_validate(asdict(event)) for event in reader.events(job.id, after=after, limit=limit)]
         return EventPage(events=found, after=found[-1].sequence if found else after)
 
     @router.get("/events", summary="What happened to all jobs")
-    def all_events(after: After = 0, limit: Limit = 200) -> EventPage:
+    def all_events(caller: CallerOf, after: After = 0, limit: Limit = 200) -> EventPage:
         """A part of all events, oldest first."""
-        found = [EventItem.model_validate(asdict(event)) for event in reader.events(after=after, limit=limit)]
+        told = reader.events(after=after, limit=limit, queues=caller.readable)
+        found = [EventItem.model_validate(asdict(event)) for event in told]
         return EventPage(events=found, after=found[-1].sequence if found else after)
 
     @router.get("/jobs/{job_id}/metrics", responses=problems(404, 409), summary="Losses and rates of a job")
     def metrics(
         job_id: JobId,
+        caller: CallerOf,
         after_step: Annotated[int, Query(ge=-1, le=_MAX_SEQUENCE, description="Last step that is known already")] = -1,
         limit: Annotated[int, Query(ge=1, le=10_000)] = 2000,
     ) -> MetricPage:
         """A part of its metrics, in order of steps."""
-        job = reader.job(job_id)
+        job = reader.job(job_id, queues=caller.readable)
         points = reader.metrics(job.id, after_step=after_step, limit=limit)
         found = [MetricItem(step=point.step, kind=point.kind, values=dict(point.values)) for point in points]
         return MetricPage(metrics=found, after_step=found[-1].step if found else after_step)
 
     @router.get("/jobs/{job_id}/checkpoints", responses=problems(404, 409), summary="Checkpoints of a job")
-    def checkpoints(job_id: JobId) -> CheckpointListing:
+    def checkpoints(job_id: JobId, caller: CallerOf) -> CheckpointListing:
         """Those to go on from, newest first, and those that were found bad."""
-        job = reader.job(job_id)
+        job = reader.job(job_id, queues=caller.readable)
         good = [(record, None) for record in reader.checkpoints(job.id)]
         bad = [(one.record, one.problem) for one in reader.quarantined(job.id)]
         return CheckpointListing(
@@ -128,9 +132,9 @@ def routes(service: Service) -> APIRouter:
         )
 
     @router.get("/sweeps/{sweep_id}", responses=problems(404), summary="The jobs of a sweep, and how they differ")
-    def sweep(sweep_id: str) -> SweepDetail:
+    def sweep(sweep_id: str, caller: CallerOf) -> SweepDetail:
         """All its jobs in order of submission, each with what it has in the fields that differ."""
-        found = reader.sweep(sweep_id)
+        found = reader.sweep(sweep_id, queues=caller.readable)
         if not found:
             raise not_found("there is no sweep of that id")
         flat = [dict(_flat(job.spec)) for job in found]

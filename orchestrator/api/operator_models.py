@@ -43,7 +43,9 @@ class CallerItem(Model):
     name: str | None
     """Of the token; null where the service asks for none."""
     queues: list[str] | None
-    """Where the caller may submit and steer; null for everywhere. Reading is free to every caller."""
+    """Where the caller may submit and steer; null for everywhere."""
+    read: Literal["own", "all"]
+    """Whose jobs the caller sees: those of their queues, or of all."""
 
 
 class TimelineSpan(Model):

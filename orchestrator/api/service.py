@@ -71,6 +71,16 @@ def require_queue(caller: Caller, queue: str) -> None:
         raise ApiError(403, "wrong-queue", f"the token {caller.name} has no right to act in the queue {queue}")
 
 
+def require_reading_all(caller: Caller) -> None:
+    """Let only those through who may see the jobs of every queue.
+
+    Raises:
+        ApiError: The caller may not.
+    """
+    if caller.readable is not None:
+        raise ApiError(403, "wrong-queue", f"the token {caller.name} sees jobs of some queues only, and this is of all")
+
+
 def require_all_queues(caller: Caller) -> None:
     """Let only those through who may act in every queue.
 

@@ -26,7 +26,7 @@ def routes(service: Service) -> APIRouter:
     def steer(
         job_id: str, caller: Caller, desired: Desired | None = None, change: JobChange | None = None
     ) -> JobDetail:
-        job = reader.job_meant(job_id, _LIVE)
+        job = reader.job_meant(job_id, _LIVE, queues=caller.readable)
         require_queue(caller, job.queue)
         priority, queue = (change.priority, change.queue) if change is not None else (None, None)
         if queue is not None:
@@ -57,7 +57,7 @@ def routes(service: Service) -> APIRouter:
     @router.post("/jobs/{job_id}/retry", summary="Try a job again that failed or was cancelled")
     def retry(job_id: JobId, caller: CallerOf) -> JobDetail:
         """It goes on from its last good checkpoint, with all its restarts."""
-        job = reader.job_meant(job_id, _RETRIED)
+        job = reader.job_meant(job_id, _RETRIED, queues=caller.readable)
         require_queue(caller, job.queue)
         event = journal.retry(job.id, by=caller.name, at=service.now())
         return _answer(job.id, changed=event is not None)

@@ -54,12 +54,15 @@ class EventHub:
         self._closed = True
         self._news.set()
 
-    def follow(self, job_id: str | None, after: int | None) -> AsyncIterator[bytes]:
+    def follow(
+        self, job_id: str | None, after: int | None, *, queues: frozenset[str] | None = None
+    ) -> AsyncIterator[bytes]:
         """What to send to one client, from its first byte to the end of the stream.
 
         Args:
             job_id: Events of one job only.
             after: Sequence of the last event that the client has; `None` for what happens from now on.
+            queues: Events only of jobs that are in these when it happens or is told; `None` for all.
 
         Raises:
             ApiError: Too many streams are open.
@@ -67,9 +70,11 @@ class EventHub:
         if self._followers >= self._limits.streams:
             detail = f"{self._followers:,} streams are open already; ask for /events now and then instead"
             raise ApiError(503, "too-many-streams", detail, headers={"Retry-After": "30"})
-        return self._frames(job_id, after)
+        return self._frames(job_id, after, queues)
 
-    async def _frames(self, job_id: str | None, after: int | None) -> AsyncIterator[bytes]:
+    async def _frames(
+        self, job_id: str | None, after: int | None, queues: frozenset[str] | None
+    ) -> AsyncIterator[bytes]:
         ends = asyncio.get_running_loop().time() + self._limits.stream_seconds
         self._followers += 1
         try:
@@ -79,7 +84,7 @@ class EventHub:
             yield f"retry: {_RETRY_MILLISECONDS}\n\n".encode()
             while not self._closed:
                 news = self._news
-                events, seen, is_all = await self._after(seen, job_id)
+                events, seen, is_all = await self._after(seen, job_id, queues)
                 if events:
                     yield b"".join(map(frame, events))
                 if not is_all:
@@ -95,8 +100,19 @@ class EventHub:
         finally:
             self._followers -= 1
 
-    async def _after(self, seen: int, job_id: str | None) -> tuple[list[Event], int, bool]:
+    async def _after(
+        self, seen: int, job_id: str | None, queues: frozenset[str] | None
+    ) -> tuple[list[Event], int, bool]:
         """Events after one, the sequence up to which these are all there are, and whether there are no more now."""
+        if queues is not None:
+            # Which queue a job is in now, the journal knows.
+            upto = self._upto
+            if seen >= upto:
+                return [], seen, True
+            page = await self._read(job_id, seen, queues)
+            if len(page) == _PAGE:
+                return list(page), page[-1].sequence, False
+            return list(page), max(page[-1].sequence if page else 0, upto), True
         if seen >= self._from:
             upto = self._upto
             found: list[Event] = []
@@ -108,11 +124,14 @@ class EventHub:
                     found.append(event)
             return found[::-1], max(seen, upto), True
         in_journal = self._from
-        page = await to_thread.run_sync(lambda: self._reader.events(job_id, after=seen, limit=_PAGE))
+        page = await self._read(job_id, seen, None)
         if len(page) == _PAGE:
             return list(page), page[-1].sequence, False
         # All that was in the journal has been read; what is later is in memory.
         return list(page), max(page[-1].sequence if page else 0, in_journal), False
+
+    async def _read(self, job_id: str | None, after: int, queues: frozenset[str] | None) -> Sequence[Event]:
+        return await to_thread.run_sync(lambda: self._reader.events(job_id, after=after, limit=_PAGE, queues=queues))
 
     async def _restart(self) -> None:
         """Begin to watch the journal; nothing is in memory yet."""

@@ -25,13 +25,14 @@ def routes(service: Service) -> APIRouter:
 
     @router.get("/timeline", response_model=Timeline, tags=["cluster"], summary="Which jobs were on which worker")
     async def timeline(
+        caller: CallerOf,
         seconds: Annotated[int, Query(ge=60, le=_LONGEST_SECONDS, description="How far to look back")] = 3600,
     ) -> Response:
         """Attempts of the last while, the newest first. May be two seconds old."""
 
         def make() -> Timeline:
             until = service.now()
-            found = service.reader.spans(since=until - seconds, limit=_MOST_SPANS + 1)
+            found = service.reader.spans(since=until - seconds, limit=_MOST_SPANS + 1, queues=caller.readable)
             return Timeline(
                 since_unix_seconds=until - seconds,
                 until_unix_seconds=until,
@@ -39,10 +40,10 @@ def routes(service: Service) -> APIRouter:
                 is_whole=len(found) <= _MOST_SPANS,
             )
 
-        return await timelines.respond(seconds, make)
+        return await timelines.respond((seconds, caller.readable), make)
 
     @router.get("/sweeps", response_model=SweepListing, tags=["jobs"], summary="Sweeps")
-    async def sweeps() -> Response:
+    async def sweeps(caller: CallerOf) -> Response:
         """Those that were submitted last, the newest first. May be two seconds old."""
 
         def make() -> SweepListing:
@@ -54,15 +55,19 @@ def routes(service: Service) -> APIRouter:
                         submitted_unix_seconds=one.submitted_unix_seconds,
                         states=one.states,
                     )
-                    for one in service.reader.sweeps(limit=_MOST_SWEEPS)
+                    for one in service.reader.sweeps(limit=_MOST_SWEEPS, queues=caller.readable)
                 ]
             )
 
-        return await listings.respond(None, make)
+        return await listings.respond(caller.readable, make)
 
     @router.get("/caller", tags=["service"], summary="Who asks")
     async def caller(caller: CallerOf) -> CallerItem:
-        """The name of the token, and the queues that its bearer may act in."""
-        return CallerItem(name=caller.name, queues=None if caller.queues is None else sorted(caller.queues))
+        """The name of the token, the queues that its bearer may act in, and whose jobs they see."""
+        return CallerItem(
+            name=caller.name,
+            queues=None if caller.queues is None else sorted(caller.queues),
+            read="own" if caller.reads_own else "all",
+        )
 
     return router

@@ -28,11 +28,18 @@ class Caller:
     name: str | None = None
     """Of the token; `None` where the service has no tokens, because only its own machine reaches it."""
     queues: frozenset[str] | None = None
-    """Where jobs may be submitted and steered; `None` for everywhere. Reading is free to every caller."""
+    """Where jobs may be submitted and steered; `None` for everywhere."""
+    reads_own: bool = False
+    """Whether the jobs of those queues are all that the caller may see."""
 
     def may_use(self, queue: str) -> bool:
         """Whether the caller may submit to a queue, and steer what is in it."""
         return self.queues is None or queue in self.queues
+
+    @property
+    def readable(self) -> frozenset[str] | None:
+        """Queues whose jobs the caller may see; `None` for all."""
+        return self.queues if self.reads_own else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +63,8 @@ class Tokens:
 
     @classmethod
     def read(cls, path: Path, *, warn: Callable[[str], None] = lambda _: None) -> Tokens:
-        """Read a token file: YAML, a list of blocks with `name`, `token` or `token_sha256`, and perhaps `queues`.
+        """Read a token file: YAML, a list of blocks with `name`, `token` or `token_sha256`, and perhaps `queues`
+        and `read`.
 
         Args:
             path: Looked at again at each call, so that tokens come and go without a restart.
@@ -141,7 +149,7 @@ def _entry(item: object, number: int) -> _Entry:
     if not isinstance(item, Mapping):
         raise ValueError(f"entry {number} should be a block; the file is {_EXAMPLE}")  # noqa: TRY004
     block = cast("Mapping[str, Any]", item)
-    unknown = set(block) - {"name", "token", "token_sha256", "queues"}
+    unknown = set(block) - {"name", "token", "token_sha256", "queues", "read"}
     if unknown:
         raise ValueError(f"entry {number} has keys that are not known; the file is {_EXAMPLE}")
     name, token, hashed, queues = (block.get(key) for key in ("name", "token", "token_sha256", "queues"))
@@ -162,6 +170,13 @@ def _entry(item: object, number: int) -> _Entry:
         and all(isinstance(queue, str) and re.fullmatch(NAME_PATTERN, queue) for queue in cast("list[object]", queues))
     ):
         raise ValueError(f"entry {number}: queues should be a list of queue names; leave it out for all queues")
-    caller = Caller(name=name, queues=None if queues is None else frozenset(cast("list[str]", queues)))
+    read = block.get("read", "all")
+    if read not in ("own", "all"):
+        raise ValueError(f"entry {number}: read should be own (jobs of its queues) or all")
+    if read == "own" and queues is None:
+        raise ValueError(f"entry {number}: read: own is of queues; name them in queues")
+    caller = Caller(
+        name=name, queues=None if queues is None else frozenset(cast("list[str]", queues)), reads_own=read == "own"
+    )
     digest = bytes.fromhex(hashed) if isinstance(hashed, str) else hashlib.sha256(str(token).encode()).digest()
     return _Entry(caller=caller, digest=digest)

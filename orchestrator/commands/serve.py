@@ -28,7 +28,7 @@ def serve(
         list[str] | None, typer.Option("--name", help="A further host name that it is reached by; repeatable.")
     ] = None,
     token_file: Annotated[
-        Path | None, typer.Option(help="YAML list of {name, token, queues}; readable by its owner only.")
+        Path | None, typer.Option(help="YAML list of {name, token, queues, read}; readable by its owner only.")
     ] = None,
     root: Annotated[
         list[Path] | None, typer.Option("--root", help="Folder that the data of jobs must lie in; repeatable.")

@@ -88,6 +88,8 @@ def page_query(connection: Connection, which: JobFilter, after: str | None, limi
 
 def _conditions(connection: Connection, which: JobFilter) -> list[ColumnElement[bool]]:
     found: list[ColumnElement[bool]] = []
+    if which.queues is not None:
+        found.append(column("queue").in_(sorted(which.queues)))
     if which.states:
         found.append(column("state").in_(sorted(which.states)))
     for name, value in (("queue", which.queue), ("owner", which.owner), ("sweep_id", which.sweep_id)):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, column, func, or_, select
+from sqlalchemy import Connection, column, func, or_, select, true
 
 from jobs.records import JobState
 from orchestrator.journal.listing import LISTING
+from orchestrator.journal.rows import in_queues
 from orchestrator.journal.tables import attempts, jobs
 
 
@@ -42,7 +43,7 @@ class SweepSummary:
     """How many of its jobs are in each state."""
 
 
-def spans(connection: Connection, since: float, limit: int) -> list[Span]:
+def spans(connection: Connection, since: float, limit: int, queues: Collection[str] | None = None) -> list[Span]:
     """Attempts that were open at a moment or began later, the newest first, at most so many."""
     # Cut first: a job's state lies behind its spec in the row, and is read for those alone that are shown.
     newest = (
@@ -51,6 +52,7 @@ def spans(connection: Connection, since: float, limit: int) -> list[Span]:
             attempts.c.started_unix_seconds, attempts.c.ended_unix_seconds, attempts.c.why,
         )
         .where(or_(attempts.c.is_open, attempts.c.ended_unix_seconds >= since))
+        .where(true() if queues is None else attempts.c.job_id.in_(select(jobs.c.id).where(in_queues(queues))))
         .order_by(attempts.c.started_unix_seconds.desc(), attempts.c.job_id)
         .limit(limit)
         .subquery()
@@ -63,7 +65,14 @@ def spans(connection: Connection, since: float, limit: int) -> list[Span]:
     return [Span(**{**row, "state": JobState(row["state"])}) for row in connection.execute(query).mappings()]
 
 
-def sweeps(connection: Connection, limit: int) -> list[SweepSummary]:
+def counts(connection: Connection, queues: Collection[str] | None) -> dict[tuple[JobState, str], int]:
+    """Numbers of jobs by state and queue."""
+    query = select(jobs.c.state, jobs.c.queue, func.count()).where(in_queues(queues))
+    query = query.group_by(jobs.c.state, jobs.c.queue)
+    return {(JobState(state), queue): number for state, queue, number in connection.execute(query)}
+
+
+def sweeps(connection: Connection, limit: int, queues: Collection[str] | None = None) -> list[SweepSummary]:
     """The sweeps that were submitted last, the newest first, at most so many."""
     sweep_id, state, name, submitted = (column(one) for one in ("sweep_id", "state", "name", "submitted"))
     query = (
@@ -72,7 +81,7 @@ def sweeps(connection: Connection, limit: int) -> list[SweepSummary]:
             func.min(submitted).label("submitted"),
         )
         .select_from(LISTING)
-        .where(sweep_id.is_not(None))
+        .where(sweep_id.is_not(None), true() if queues is None else column("queue").in_(sorted(queues)))
         .group_by(sweep_id, state)
     )  # fmt: skip
     parts: dict[str, list[tuple[str, int, str, int]]] = {}

@@ -13,9 +13,8 @@ from sqlalchemy.exc import DatabaseError
 
 from jobs.errors import LoraloomError
 from jobs.records import CheckpointRecord, Event, JobState
-from orchestrator.journal import history, listing, overview, pruning, rows, statements, submitting
+from orchestrator.journal import finding, history, listing, overview, pruning, rows, statements, submitting
 from orchestrator.journal.engine import open_engine
-from orchestrator.journal.errors import AmbiguousName, NoSuchJob
 from orchestrator.journal.intent import INTENTS
 from orchestrator.journal.migrations import STEPS, read_version
 from orchestrator.journal.records import (
@@ -106,17 +105,23 @@ class JournalReader:
                 jobs=tuple(rows.load_jobs(connection, jobs.c.id.in_(ids))) if ids else (),
             )
 
-    def job(self, id_or_name: str) -> JournaledJob:
+    def job(self, id_or_name: str, *, queues: Collection[str] | None = None) -> JournaledJob:
         """The job of that id, or else the only one of that name.
+
+        Args:
+            id_or_name: Of the job.
+            queues: All other jobs are as if they were not there; `None` for no bound, here as everywhere.
 
         Raises:
             NoSuchJob: There is neither.
             AmbiguousName: Several jobs bear the name; the error lists their ids.
         """
         with self._reading() as connection:
-            return _job(connection, id_or_name)
+            return finding.job(connection, id_or_name, queues)
 
-    def job_meant(self, id_or_name: str, states: Collection[JobState]) -> JournaledJob:
+    def job_meant(
+        self, id_or_name: str, states: Collection[JobState], *, queues: Collection[str] | None = None
+    ) -> JournaledJob:
         """The job that an order is for, which makes sense in these states only.
 
         An id is a job's for ever, and the id of a name's first job is the name itself. So where that job is past the
@@ -126,14 +131,8 @@ class JournalReader:
             NoSuchJob: There is none of that id or name.
             AmbiguousName: It may be any of several; the error lists their ids.
         """
-        query = select(jobs.c.id, jobs.c.state).where((jobs.c.id == id_or_name) | (jobs.c.name == id_or_name))
         with self._reading() as connection:
-            found = {row.id: JobState(row.state) for row in connection.execute(query.order_by(jobs.c.submitted.desc()))}
-            fit = [job_id for job_id, state in found.items() if state in states]
-            if id_or_name in found and fit and id_or_name not in fit:
-                raise AmbiguousName(id_or_name, [*fit, id_or_name])
-            meant = fit[0] if len(fit) == 1 and id_or_name not in found else id_or_name
-            return _job(connection, meant)
+            return finding.job_meant(connection, id_or_name, states, queues)
 
     def page(self, which: JobFilter, *, after: str | None = None, limit: int = 50) -> Page[JobSummary]:
         """A part of a list of jobs, filtered and sorted by the database.
@@ -151,20 +150,26 @@ class JournalReader:
         with self._reading() as connection:
             return listing.page(connection, which, after, limit)
 
-    def sweep(self, sweep_id: str) -> list[JournaledJob]:
+    def sweep(self, sweep_id: str, *, queues: Collection[str] | None = None) -> list[JournaledJob]:
         """All jobs of a sweep, in order of submission."""
         with self._reading() as connection:
-            return rows.load_jobs(connection, jobs.c.sweep_id == sweep_id)
+            return rows.load_jobs(connection, (jobs.c.sweep_id == sweep_id) & rows.in_queues(queues))
 
-    def sweeps(self, *, limit: int) -> list[overview.SweepSummary]:
+    def sweeps(self, *, limit: int, queues: Collection[str] | None = None) -> list[overview.SweepSummary]:
         """The sweeps that were submitted last, the newest first, at most so many."""
         with self._reading() as connection:
-            return overview.sweeps(connection, limit)
+            return overview.sweeps(connection, limit, queues)
 
-    def spans(self, *, since: float, limit: int) -> list[overview.Span]:
+    def spans(self, *, since: float, limit: int, queues: Collection[str] | None = None) -> list[overview.Span]:
         """Who was on which worker since a moment (seconds since the epoch), the newest first, at most so many."""
         with self._reading() as connection:
-            return overview.spans(connection, since, limit)
+            return overview.spans(connection, since, limit, queues)
+
+    def ids_in(self, job_ids: Collection[str], queues: Collection[str]) -> frozenset[str]:
+        """Those of some jobs that are in these queues."""
+        query = select(jobs.c.id).where(jobs.c.id.in_(job_ids), rows.in_queues(queues))
+        with self._reading() as connection:
+            return frozenset(connection.execute(query).scalars())
 
     def ended(self) -> list[EndedJob]:
         """All jobs that have ended, those that ended first before others."""
@@ -181,11 +186,10 @@ class JournalReader:
         with self._reading() as connection:
             return connection.execute(select(func.max(events.c.sequence))).scalar() or 0
 
-    def counts_by_state_and_queue(self) -> dict[tuple[JobState, str], int]:
+    def counts_by_state_and_queue(self, *, queues: Collection[str] | None = None) -> dict[tuple[JobState, str], int]:
         """Numbers of jobs. What there is none of is left out."""
-        query = select(jobs.c.state, jobs.c.queue, func.count()).group_by(jobs.c.state, jobs.c.queue)
         with self._reading() as connection:
-            return {(JobState(state), queue): number for state, queue, number in connection.execute(query)}
+            return overview.counts(connection, queues)
 
     def num_submitted(self) -> int:
         """Position of the last job in the order of submission; 0 before the first."""
@@ -262,17 +266,27 @@ class JournalReader:
             last = connection.execute(select(func.max(number)).where(attempts.c.worker_id.like("w%"))).scalar()
             return 0 if last is None else last + 1
 
-    def events(self, job_id: str | None = None, *, after: int = 0, limit: int | None = None) -> tuple[Event, ...]:
+    def events(
+        self,
+        job_id: str | None = None,
+        *,
+        after: int = 0,
+        limit: int | None = None,
+        queues: Collection[str] | None = None,
+    ) -> tuple[Event, ...]:
         """What happened, in order.
 
         Args:
             job_id: Of one job only.
             after: Only those whose sequence number is higher, for following along.
             limit: At most so many, the earliest.
+            queues: Of jobs that are there now.
         """
         query = select(events).where(events.c.sequence > after).order_by(events.c.sequence)
         if job_id is not None:
             query = query.where(events.c.job_id == job_id)
+        if queues is not None:
+            query = query.where(events.c.job_id.in_(select(jobs.c.id).where(rows.in_queues(queues))))
         if limit is not None:
             query = query.limit(limit)
         with self._reading() as connection:
@@ -290,16 +304,3 @@ class JournalReader:
                 yield connection
         except DatabaseError as error:
             raise LoraloomError(f"the journal {self.path} cannot be read: {error.orig}") from error
-
-
-def _job(connection: Connection, id_or_name: str) -> JournaledJob:
-    found = rows.load_jobs(connection, jobs.c.id == id_or_name)
-    if not found:
-        named = select(jobs.c.id).where(jobs.c.name == id_or_name).order_by(jobs.c.submitted.desc())
-        ids = list(connection.execute(named).scalars())
-        if len(ids) > 1:
-            raise AmbiguousName(id_or_name, ids)
-        found = rows.load_jobs(connection, jobs.c.id == ids[0]) if ids else []
-    if not found:
-        raise NoSuchJob(id_or_name)
-    return found[0]

@@ -119,6 +119,8 @@ class JobFilter:
     queue: str | None = None
     owner: str | None = None
     sweep_id: str | None = None
+    queues: frozenset[str] | None = None
+    """Of these queues alone, beside all else; of every one where `None`."""
     sort: Sort = "submitted"
     """Jobs that are equal in it are in the order of submission. Those that have not ended come before all that have
     where it is by the time of the end; states are in the order of the alphabet."""

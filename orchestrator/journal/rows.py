@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, RowMapping, func, literal_column, select
+from sqlalchemy import ColumnElement, Connection, RowMapping, func, literal_column, select, true
 
 from jobs.ledger import Ledger
 from jobs.records import CheckpointRecord, Desired, Event, JobProgress, JobState
@@ -16,6 +17,11 @@ _SUMMARY_COLUMNS = (
     *(column for column in jobs.c if column.name not in ("spec", "spec_sha256", "estimate", "retried_after")),
     func.json_extract(jobs.c.spec, literal_column("'$.model.model_name_or_path'")).label("model"),
 )
+
+
+def in_queues(queues: Collection[str] | None) -> ColumnElement[bool]:
+    """The condition that a job is in one of these queues now; no condition where `None`."""
+    return true() if queues is None else jobs.c.queue.in_(sorted(queues))
 
 
 def load_jobs(connection: Connection, which: ColumnElement[bool] | None = None) -> list[JournaledJob]:

@@ -143,6 +143,8 @@ def test_a_public_address_is_called_by_its_names() -> None:
         ("- {name: A!, token: " + ALICE + "}", "name should be"),
         ("- {name: a, token: " + ALICE + ", queue: x}", "not known"),
         ("- {name: a, token: " + ALICE + ", queues: []}", "queues should"),
+        ("- {name: a, token: " + ALICE + ", queues: [b], read: some}", "read should"),
+        ("- {name: a, token: " + ALICE + ", read: own}", "name them in queues"),
         ("- {name: a}", "either token or token_sha256"),
         ("- {name: a, token_sha256: abc}", "64 hexadecimal"),
         ("- {name: a, token: " + ALICE + "}\n- {name: a, token: " + BOB + "}", "same name"),

@@ -52,9 +52,12 @@ def test_callers_are_told_what_they_may_do(serve: Serve, tokens: Tokens) -> None
     with serve(tokens=tokens).http() as http:
         said = [http.get("/caller", headers={"Authorization": f"Bearer {token}"}).json() for token in (ALICE, BOB)]
         assert http.get("/caller").status_code == 401
-    assert said == [{"name": "alice", "queues": None}, {"name": "bob", "queues": ["night"]}]
+    assert said == [
+        {"name": "alice", "queues": None, "read": "all"},
+        {"name": "bob", "queues": ["night"], "read": "all"},
+    ]
     with serve(folder="open").http() as http:
-        assert http.get("/caller").json() == {"name": None, "queues": None}
+        assert http.get("/caller").json() == {"name": None, "queues": None, "read": "all"}
 
 
 def test_an_answer_is_made_once_while_it_is_fresh() -> None:
