@@ -16,6 +16,9 @@ from orchestrator.token_budget import token_budget
 from workers.estimate import Estimate
 from workers.memory import PROCESS_BYTES, worker_bytes
 
+_MOST_NAMES = 3
+"""Jobs named beside a note."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Together:
@@ -83,6 +86,7 @@ def to_json(estimates: Mapping[str, Estimate], together: Sequence[Together]) -> 
                 "base_bytes": estimate.base_shape.base_bytes,
                 "adapter_bytes": estimate.demand.adapter_bytes,
                 "peak_bytes": estimate.peak_bytes,
+                "notes": list(estimate.notes),
             }
             for name, estimate in estimates.items()
         ],
@@ -133,6 +137,19 @@ def tables(estimates: Mapping[str, Estimate], together: Sequence[Together]) -> l
             _bytes(PROCESS_BYTES + one.device_bytes),
         )
     return [jobs, bases]
+
+
+def notes(estimates: Mapping[str, Estimate]) -> list[str]:
+    """What is no error and would surprise later, each said once with the jobs that it is said of."""
+    jobs: dict[str, list[str]] = {}
+    for name, estimate in estimates.items():
+        for note in estimate.notes:
+            jobs.setdefault(note, []).append(name)
+    found = []
+    for note, names in jobs.items():
+        others = len(names) - _MOST_NAMES
+        found.append(f"{', '.join(names[:_MOST_NAMES])}{f' and {others} more' if others > 0 else ''}: {note}")
+    return found
 
 
 def _table(first: str, second: str, figures: Sequence[str]) -> Table:

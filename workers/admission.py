@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterable, Sequence
 
 import torch
 
-from jobs.errors import DataUnavailableError, JobError, LoraloomError
+from jobs.errors import DataError, DataUnavailableError, JobError, LoraloomError
 from jobs.records import Assignment, BaseKey
 from jobs.spec import JobSpec
 from workers.adapter import allocate, dtype_for
+from workers.base_checks import row_problems
 from workers.base_model import BaseModel
 from workers.dataset import JobData
 from workers.job_run import JobRun
@@ -65,13 +66,16 @@ class Admission:
         if prepared := self._prepared.get(assignment.job_id):
             return prepared
         spec = assignment.spec
-        targets = resolve(spec.lora, self._base.shapes, other_modules=self._base.module_names)
+        targets = resolve(spec.lora, self._base.structure)
         try:
             data = self._load_data(spec, self._key, assignment.submitted_unix_seconds)
         except (LoraloomError, OSError) as error:
             if not is_passing(error):
                 raise
             raise DataUnavailableError(f"its data or tokenizer cannot be had just now: {error}") from error
+        # Looked at before the job was placed, and again: a row too many would take the neighbours along on a GPU.
+        for problem in row_problems(self._base.structure, data, spec):
+            raise DataError(problem.message, field=problem.field)
         needs = demand(spec, data, targets, self._dtype.itemsize)
         adapter = self._stacks.allocate(targets) if self._stacks is not None else None
         if adapter is None:
@@ -112,11 +116,5 @@ class Admission:
 
 
 def _shape(base: BaseModel) -> BaseShape:
-    parameters = list(base.model.parameters())
-    shape = BaseShape.of(
-        base.shapes,
-        sum(parameter.numel() for parameter in parameters),
-        parameters[0].dtype.itemsize,
-        base.vocab_size,
-    )
+    shape = BaseShape.of(base.structure, base.dtype.itemsize)
     return shape if base.has_plain_head else without_chunks(shape)

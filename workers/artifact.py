@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
@@ -22,13 +22,20 @@ from jobs.records import BaseKey, EvalReport, StepReport
 from jobs.spec import JobSpec
 from workers.adapter import Adapter
 from workers.publishing import published, write_file
-from workers.targets import LinearShape, Target
+from workers.structure import LinearShape
+from workers.target_names import matches
+from workers.targets import Target
 from workers.tensor_file import encode
 
 WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
 CARD = "README.md"
 
+_VLLM_MODELS = frozenset(
+    {"cohere", "exaone", "gemma", "gemma2", "gemma3_text", "glm", "glm4", "gpt_oss", "granite", "granitemoe", "llama"}
+    | {"mistral", "mixtral", "nemotron", "phi", "phi3", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe"}
+)
+"""Kinds of models (`model_type` in config.json) that vLLM's table of supported models marks as taking LoRA adapters."""
 _VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """Values that `vllm serve --max-lora-rank` takes."""
 
@@ -40,6 +47,8 @@ class Provenance:
     job_id: str
     spec: JobSpec
     base: BaseKey
+    model_type: str
+    """Of the base, as its config.json has it."""
     base_fingerprint: str
     train_fingerprint: str
     eval_fingerprint: str | None
@@ -54,7 +63,14 @@ class Provenance:
     """What it has cost, this attempt included."""
 
 
-def export(adapter: Adapter, shapes: Mapping[str, LinearShape], source: Provenance, folder: Path) -> None:
+def export(
+    adapter: Adapter,
+    shapes: Mapping[str, LinearShape],
+    source: Provenance,
+    folder: Path,
+    *,
+    beside_text: Iterable[str] = (),
+) -> None:
     """Write all files of an artifact into a new folder, which appears whole and durable or not at all.
 
     Args:
@@ -62,6 +78,7 @@ def export(adapter: Adapter, shapes: Mapping[str, LinearShape], source: Provenan
         shapes: The base's linears, which say whether weights are transposed (Conv1D).
         source: What to state beside the weights.
         folder: Must not exist.
+        beside_text: Linears of the base that carry no adapter.
 
     Raises:
         DiskFullError: No room.
@@ -80,7 +97,8 @@ def export(adapter: Adapter, shapes: Mapping[str, LinearShape], source: Provenan
         files = {
             WEIGHTS: write_file(temporary / WEIGHTS, encode(tensors)),
             CONFIG: write_file(
-                temporary / CONFIG, [_json(peft_config(source.spec, source.base, adapter.targets, shapes))]
+                temporary / CONFIG,
+                [_json(peft_config(source.spec, source.base, adapter.targets, shapes, beside_text=beside_text))],
             ),
             CARD: write_file(temporary / CARD, [_card(source, adapter).encode()]),
         }
@@ -89,7 +107,12 @@ def export(adapter: Adapter, shapes: Mapping[str, LinearShape], source: Provenan
 
 
 def peft_config(
-    spec: JobSpec, base: BaseKey, targets: Mapping[str, Target], shapes: Mapping[str, LinearShape]
+    spec: JobSpec,
+    base: BaseKey,
+    targets: Mapping[str, Target],
+    shapes: Mapping[str, LinearShape],
+    *,
+    beside_text: Iterable[str] = (),
 ) -> dict[str, Any]:
     """The `LoraConfig` that PEFT rebuilds the adapter from.
 
@@ -99,7 +122,9 @@ def peft_config(
     lora = spec.lora
     plain = not isinstance(lora.target_modules, str) and not lora.exclude_modules
     entries = list(lora.target_modules) if plain else []
-    if not plain or any(set(entry) & set("*?[") for entry in entries):
+    # PEFT would put factors of its own on every other linear that a short name fits.
+    too_wide = any(matches(name, entry) for name in beside_text for entry in entries)
+    if not plain or too_wide or any(set(entry) & set("*?[") for entry in entries):
         entries = list(targets)
     odd = {name: target for name, target in targets.items() if target.r != lora.r}
     # Scale in PEFT is alpha/rank of the module; chosen so that it is the same everywhere (see `export`).
@@ -173,13 +198,22 @@ def metrics(source: Provenance) -> dict[str, float | int]:
 
 
 def vllm_command(source: Provenance, targets: Mapping[str, Target]) -> str | None:
-    """The command that serves the adapter beside its base, or `None` where no rank that vLLM allows is enough."""
-    needed = max(target.r for target in targets.values())
-    rank = next((allowed for allowed in _VLLM_RANKS if allowed >= needed), None)
-    if rank is None:
+    """The command that serves the adapter beside its base, or `None` where vLLM is not known to take it."""
+    if why_not_vllm(source, targets):
         return None
+    needed = max(target.r for target in targets.values())
+    rank = next(allowed for allowed in _VLLM_RANKS if allowed >= needed)
     base = source.base.model_name_or_path
     return f"vllm serve {base} --enable-lora --max-lora-rank {rank} --lora-modules {source.spec.name}=$PWD"
+
+
+def why_not_vllm(source: Provenance, targets: Mapping[str, Target]) -> str | None:
+    """Why vLLM is not said to serve the adapter unmerged, or `None` where it does."""
+    if source.model_type not in _VLLM_MODELS:
+        return f"vLLM is not known to serve adapters of {source.model_type} models unmerged"
+    if max(target.r for target in targets.values()) > _VLLM_RANKS[-1]:
+        return f"vLLM cannot serve it unmerged: its largest rank is {_VLLM_RANKS[-1]}"
+    return None
 
 
 def _card(source: Provenance, adapter: Adapter) -> str:
@@ -216,7 +250,7 @@ def _card(source: Provenance, adapter: Adapter) -> str:
     if command:
         lines += ["", "Serve it unmerged, from inside this folder:", "", "```", command, "```"]
     else:
-        lines += ["", f"vLLM cannot serve it unmerged: its largest rank is {_VLLM_RANKS[-1]}. Merge it first."]
+        lines += ["", f"{why_not_vllm(source, adapter.targets)}. Merge it first."]
     return "\n".join(lines) + "\n"
 
 

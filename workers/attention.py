@@ -142,6 +142,25 @@ def _window_mask(length: int, window: int | None, causal: bool, device: torch.de
     return (distance >= 0) & (distance < window) if causal else distance.abs() < window
 
 
+def honours(sees_tt: Tensor, window: int | None, causal: bool) -> bool:
+    """Whether packed rows let each token see what the model's own mask does.
+
+    A layer passes a sliding window on beside its mask; whatever else its mask says, chunks for example, comes by the
+    mask alone and would be lost.
+
+    Args:
+        sees_tt: The model's mask for a row of t tokens that reaches beyond its windows, true where a token is seen.
+        window: What the layer passes on as `sliding_window`.
+        causal: Whether it asks for causal attention.
+    """
+    length = len(sees_tt)
+    ours_tt = _window_mask(length, window, causal, sees_tt.device)
+    if ours_tt is None:
+        ours_tt = torch.ones_like(sees_tt)
+        ours_tt = ours_tt.tril() if causal else ours_tt
+    return torch.equal(ours_tt, sees_tt)
+
+
 def _no_mask(*args: Any, **kwargs: Any) -> None:
     """Transformers would build a (T, T) mask from restarting positions; packed rows need none."""
 

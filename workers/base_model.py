@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,16 +23,18 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from jobs.errors import BaseModelError
+from jobs.errors import BaseModelError, Problem
 from jobs.records import BaseKey
 from jobs.spec import ModelSpec
 from workers import layout
+from workers.base_checks import base_problems, storage_problem
 from workers.dataset import Row
 from workers.input_groups import find_input_groups
 from workers.lane import Lane, share_weights
 from workers.lora import Segment
 from workers.probe import Probe
-from workers.targets import LinearShape, linears
+from workers.stored_weights import look_at_weights
+from workers.structure import LinearShape, Structure, read_structure
 
 DTYPES = {
     "float32": torch.float32,
@@ -49,9 +52,24 @@ class Blueprint:
 
     key: BaseKey
     config: PretrainedConfig
-    shapes: dict[str, LinearShape]
-    module_names: frozenset[str]
-    num_parameters: int
+    structure: Structure
+    problems: tuple[Problem, ...] = ()
+    """Why no job can train on it: how its weights are stored, what its attention does."""
+
+    @property
+    def shapes(self) -> dict[str, LinearShape]:
+        """The linears that carry adapters."""
+        return self.structure.shapes
+
+    @property
+    def module_names(self) -> frozenset[str]:
+        """All modules."""
+        return self.structure.module_names
+
+    @property
+    def num_parameters(self) -> int:
+        """Of the frozen base."""
+        return self.structure.num_parameters
 
     @property
     def base_bytes(self) -> int:
@@ -60,13 +78,27 @@ class Blueprint:
 
 
 def read_blueprint(spec: ModelSpec) -> Blueprint:
-    """Read config and structure; weights stay on disk.
+    """Read config and structure, and look at the files of the weights; the weights stay on disk.
 
     Raises:
-        BaseModelError: The base is not there, or is not a causal language model.
+        BaseModelError: The base is not there, or is not a causal language model. What keeps jobs from training on one
+            that is there is in `Blueprint.problems`.
     """
     config = read_config(spec)
-    dtype = spec.dtype if spec.dtype != "auto" else str(config.dtype or torch.float32).removeprefix("torch.")
+    name = spec.model_name_or_path
+    problems = []
+    stored_as = None
+    quantized = storage_problem(config, name)
+    if quantized is not None:
+        problems.append(quantized)
+    else:
+        try:
+            stored_as = look_at_weights(name, getattr(config, "_commit_hash", None) or spec.revision)
+        except BaseModelError as error:
+            problems.append(Problem(message=str(error), field=error.field, value=name))
+    dtype = spec.dtype
+    if dtype == "auto":
+        dtype = str(config.dtype).removeprefix("torch.") if config.dtype else stored_as or "float32"
     if dtype not in DTYPES:
         raise BaseModelError(f"the base is stored as {dtype}; supported are {', '.join(DTYPES)}", field="model.dtype")
     try:
@@ -74,19 +106,18 @@ def read_blueprint(spec: ModelSpec) -> Blueprint:
             model = AutoModelForCausalLM.from_config(config)
     except ValueError as error:
         raise BaseModelError(
-            f"{type(config).__name__} is not a causal language model that transformers knows",
-            value=spec.model_name_or_path,
+            f"{type(config).__name__} is not a causal language model that transformers knows", value=name
         ) from error
+    structure = read_structure(model)
     return Blueprint(
         key=BaseKey(
-            model_name_or_path=_identity(spec.model_name_or_path),
+            model_name_or_path=_identity(name),
             revision=getattr(config, "_commit_hash", None) or spec.revision,
             dtype=dtype,
         ),
         config=config,
-        shapes=linears(model),
-        module_names=frozenset(name for name, _ in model.named_modules() if name),
-        num_parameters=model.num_parameters(),
+        structure=structure,
+        problems=(*problems, *base_problems(structure, config, name)),
     )
 
 
@@ -170,16 +201,23 @@ class BaseModel:
         """Take over a loaded model: freeze it and install the multi-adapter layers."""
         self.key = key
         self.device = torch.device(device)
-        self.shapes = linears(model)
-        self.module_names = frozenset(name for name, _ in model.named_modules() if name)
         if model.get_output_embeddings() is None:
             raise BaseModelError(f"{type(model).__name__} has no output head", value=key.model_name_or_path)
+        self.structure = read_structure(model)
+        self.shapes = self.structure.shapes
+        self.module_names = self.structure.module_names
         self.model = model.to(self.device).eval().requires_grad_(False)  # pyright: ignore[reportArgumentType]
         self.groups = find_input_groups(self.model, self.shapes)
         self._bare = share_weights(self.model)
         self._lanes = [Lane(self.model, tuple(self.shapes), self.groups)]
         probe = Probe(self._lanes[0], self.vocab_size)
         self.layout = "packed" if probe.can_pack() else "padded"
+        if probe.sees_later_tokens(self.lay_out):
+            raise BaseModelError(
+                f"in {type(model).__name__} a token sees those that come after it, so it would read off what it is to "
+                "predict; name a base that was made to predict the next token",
+                value=key.model_name_or_path,
+            )
         self.has_plain_head = self._lanes[0].plain_head = probe.has_plain_head(self.lay_out)
 
     @classmethod
@@ -190,15 +228,24 @@ class BaseModel:
             BaseModelError: The weights are missing or broken, or the device has no room for them.
         """
         try:
-            model = AutoModelForCausalLM.from_pretrained(
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
                 key.model_name_or_path,
                 revision=key.revision,
                 dtype=DTYPES[key.dtype],
-                use_safetensors=True,
+                # Tensor by tensor from the file to the device: the host never holds the whole base.
+                device_map={"": torch.device(device)},
+                output_loading_info=True,
             )
         except Exception as error:  # the libraries below raise types of their own for broken files
             first = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise BaseModelError(f"the weights cannot be loaded: {first}", value=key.model_name_or_path) from error
+        model, found = loaded
+        if missing := sorted(found["missing_keys"]):
+            raise BaseModelError(
+                f"{len(missing)} tensors of {type(model).__name__} are not among the weights, the first is "
+                f"{missing[0]}; they would be random numbers. The weights are of another model than config.json says",
+                value=key.model_name_or_path,
+            )
         return cls(model, key, device)
 
     @property

@@ -17,7 +17,7 @@ import json
 import os
 import re
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -39,7 +39,8 @@ from jobs.spec import JobSpec
 from workers import artifact
 from workers.publishing import FileEntry, published, write_file
 from workers.snapshot import JobSnapshot, Modules, Pair, from_json, to_json
-from workers.targets import LinearShape, Target
+from workers.structure import LinearShape
+from workers.targets import Target
 from workers.tensor_file import decode, encode
 
 FORMAT = 1
@@ -56,14 +57,19 @@ _EVIDENCE = frozenset({errno.ENOENT, errno.ELOOP, errno.ENOTDIR, errno.ENXIO, er
 
 
 def peft_config(
-    spec: JobSpec, base: BaseKey, targets: Mapping[str, Target], shapes: Mapping[str, LinearShape]
+    spec: JobSpec,
+    base: BaseKey,
+    targets: Mapping[str, Target],
+    shapes: Mapping[str, LinearShape],
+    *,
+    beside_text: Iterable[str] = (),
 ) -> dict[str, Any]:
     """The `LoraConfig` of a checkpoint, under which PEFT computes what the worker does.
 
     An artifact folds unlike scales into B; a checkpoint keeps B to the bit and states the scales instead.
     """
     lora = spec.lora
-    return artifact.peft_config(spec, base, targets, shapes) | {
+    return artifact.peft_config(spec, base, targets, shapes, beside_text=beside_text) | {
         "alpha_pattern": {
             re.escape(name): target.alpha for name, target in sorted(targets.items()) if target.alpha != lora.lora_alpha
         }

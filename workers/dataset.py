@@ -108,6 +108,15 @@ class TokenisedRows(Sequence[Row]):
         return len(self._ids)
 
     @property
+    def largest_id(self) -> int:
+        """The largest token id of all rows."""
+        return int(self._ids.max())
+
+    def count_ids_from(self, first: int) -> int:
+        """Tokens of all rows whose id is `first` or larger."""
+        return int((self._ids >= first).sum())
+
+    @property
     def num_labels(self) -> int:
         """Label tokens of all rows."""
         return int(self._labelled.sum())

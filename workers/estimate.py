@@ -29,6 +29,8 @@ class Estimate:
     total_steps: int
     peak_bytes: int
     """Predicted peak of a worker's process that runs this job alone, base included."""
+    notes: tuple[str, ...] = ()
+    """What is no error and would surprise later."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, for the journal."""
@@ -47,6 +49,8 @@ class Estimate:
             raise ValueError(f"an estimate of format {found} cannot be read; this version has {FORMAT}")
         nested = {"base": BaseKey, "base_shape": BaseShape, "demand": Demand}
         try:
-            return cls(**{key: nested[key](**value) if key in nested else value for key, value in known.items()})
+            made: dict[str, Any] = {k: nested[k](**value) if k in nested else value for k, value in known.items()}
+            made["notes"] = tuple(made.get("notes", ()))
+            return cls(**made)
         except (TypeError, KeyError) as error:
             raise ValueError(f"an estimate cannot be read: {error}") from error

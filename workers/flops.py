@@ -19,7 +19,8 @@ from workers.batcher import Kind
 
 if TYPE_CHECKING:
     from workers.base_model import BaseModel
-    from workers.targets import LinearShape, Target
+    from workers.structure import LinearShape
+    from workers.targets import Target
 
 _LAYER = re.compile(r"(?:^|\.)(\d+)(?:\.|$)")
 

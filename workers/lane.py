@@ -50,6 +50,11 @@ class LabelHead(nn.Module):
         """The head's weight, for model code that looks at it."""
         return self.head.weight  # pyright: ignore[reportReturnType]
 
+    @property
+    def bias(self) -> Tensor | None:
+        """The head's bias, likewise."""
+        return getattr(self.head, "bias", None)
+
     def forward(self, hidden_BTD: Tensor) -> Tensor:
         """(B, T, D) to (1, N, V), or to (B, T, V) with nothing selected."""
         if self.predict_N is not None:

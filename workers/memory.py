@@ -18,7 +18,8 @@ from workers.chunks import chunk_labels
 
 if TYPE_CHECKING:  # the control plane reckons with demands and loads no torch
     from workers.dataset import JobData, TokenisedRows
-    from workers.targets import LinearShape, Target
+    from workers.structure import Structure
+    from workers.targets import Target
 
 PROCESS_BYTES = 600 * 2**20
 """What a worker's process takes before it holds a weight: Python, torch, transformers, datasets. Measured: 520 MiB."""
@@ -61,10 +62,15 @@ class BaseShape:
     """False where the model changes its logits after the head, so that all of a pack's are held at once."""
 
     @classmethod
-    def of(cls, shapes: Mapping[str, LinearShape], num_parameters: int, itemsize: int, vocab_size: int) -> BaseShape:
-        """From the base's linears."""
-        features = sum(shape.in_features + shape.out_features for shape in shapes.values())
-        return cls(num_parameters=num_parameters, itemsize=itemsize, vocab_size=vocab_size, linear_features=features)
+    def of(cls, structure: Structure, itemsize: int) -> BaseShape:
+        """From the base's structure."""
+        return cls(
+            num_parameters=structure.num_parameters,
+            itemsize=itemsize,
+            vocab_size=structure.num_ids,
+            linear_features=sum(one.in_features + one.out_features for one in structure.shapes.values()),
+            chunked_head=structure.plain_head,
+        )
 
     @property
     def base_bytes(self) -> int:

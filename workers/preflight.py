@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from jobs.errors import BaseModelError, DataError, Problem, SpecError
 from jobs.spec import JobSpec
+from workers.base_checks import base_notes, row_problems
 from workers.base_model import DTYPES, Blueprint, load_tokenizer, read_blueprint
 from workers.cursor import total_steps
 from workers.dataset import load_job_data
@@ -29,24 +30,25 @@ class Preflight:
             blueprint = self._blueprint(spec)
         except BaseModelError as error:
             return None, [_problem(error)]
-        problems: list[Problem] = []
+        problems = list(blueprint.problems)
         targets = data = None
+        structure = blueprint.structure
         try:
-            targets = resolve(spec.lora, blueprint.shapes, other_modules=blueprint.module_names)
+            targets = resolve(spec.lora, structure)
         except SpecError as error:
             problems += error.problems
         try:
-            data = load_job_data(spec, load_tokenizer(spec.model, blueprint.key))
+            tokenizer = load_tokenizer(spec.model, blueprint.key)
+            data = load_job_data(spec, tokenizer)
+            problems += row_problems(structure, data, spec, tokenizer)
         except BaseModelError as error:
             problems.append(_problem(error))
         except DataError as error:
             problems.append(_problem(error))
-        if targets is None or data is None:
+        if targets is None or data is None or problems:
             return None, problems
         itemsize = DTYPES[blueprint.key.dtype].itemsize
-        shape = BaseShape.of(
-            blueprint.shapes, blueprint.num_parameters, itemsize, blueprint.config.get_text_config().vocab_size
-        )
+        shape = BaseShape.of(structure, itemsize)
         needs = demand(spec, data, targets, max(4, itemsize))
         steps = total_steps(spec.training, len(data.train))
         rows_a_step = min(
@@ -63,6 +65,7 @@ class Preflight:
                 train_tokens=round(steps * rows_a_step * data.train.num_tokens / len(data.train)),
                 total_steps=steps,
                 peak_bytes=PROCESS_BYTES + worker_bytes(shape, [needs], token_budget=1),
+                notes=tuple(base_notes(structure, data)),
             ),
             [],
         )

@@ -146,7 +146,13 @@ class JobSaver:
             return None if assignment.attempt == 1 else _resumed(run, record=None)
         job = _Enrolled(
             identity=self._identity(run, assignment.attempt),
-            peft_config=checkpoint.peft_config(run.spec, self._key, run.adapter.targets, self._base.shapes),
+            peft_config=checkpoint.peft_config(
+                run.spec,
+                self._key,
+                run.adapter.targets,
+                self._base.shapes,
+                beside_text=self._base.structure.beside_text,
+            ),
         )
         self._jobs[run.job_id] = job
         if assignment.attempt == 1:

@@ -36,6 +36,7 @@ from jobs.spec import JobSpec
 from workers import artifact
 from workers.adapter import initialise
 from workers.admission import Admission, LoadData
+from workers.base_checks import base_notes
 from workers.base_model import BaseModel, load_tokenizer
 from workers.dataset import JobData, load_job_data
 from workers.device_gauges import DeviceGauges, dtype_note, matrix_flops_per_second
@@ -398,7 +399,7 @@ class Worker:
         self._admission.take(run.job_id)
         self._runs[run.job_id] = run
         self._ledgers[run.job_id] = assignment.ledger.goes_on(time.time())
-        notes = [*run.data.notes]
+        notes = [*run.data.notes, *base_notes(self.base.structure, run.data)]
         if run.spec.training.gradient_checkpointing and not self.base.can_checkpoint:
             notes.append(
                 "gradient_checkpointing saves nothing here: this base has no layers that can be computed again"
@@ -469,6 +470,7 @@ class Worker:
             job_id=run.job_id,
             spec=run.spec,
             base=self.key,
+            model_type=self.base.model.config.model_type,
             base_fingerprint=self.base.fingerprint,
             train_fingerprint=run.data.train.fingerprint,
             eval_fingerprint=run.data.evaluation.fingerprint if run.data.evaluation is not None else None,
@@ -483,7 +485,7 @@ class Worker:
         folder = self.settings.staging_dir / run.job_id
         # Of an earlier attempt here, whose adapter could not be published, or that was called away meanwhile.
         discard(folder)
-        artifact.export(run.adapter, self.base.shapes, source, folder)
+        artifact.export(run.adapter, self.base.shapes, source, folder, beside_text=self.base.structure.beside_text)
         if self._storage is not None:
             self._saver.upload(run.job_id, folder, self._attempts[run.job_id])
             return

@@ -57,7 +57,7 @@ def validate(specs: Specs, set_: Set = None, as_json: AsJson = False) -> None:
 
     loaded = load_files(specs, set_ or ())
     quiet_libraries()
-    from orchestrator.estimates import by_base, tables, to_json
+    from orchestrator.estimates import by_base, notes, tables, to_json
     from orchestrator.run import check
 
     estimates = check(loaded, console=stderr())
@@ -67,3 +67,5 @@ def validate(specs: Specs, set_: Set = None, as_json: AsJson = False) -> None:
         return
     for table in tables(estimates, together):
         stdout().print(table)
+    for note in notes(estimates):
+        stdout().print(Text(note), soft_wrap=True)

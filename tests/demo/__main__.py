@@ -80,7 +80,7 @@ def _report(console: Console, output_dir: Path, specs: list[JobSpec]) -> int:
         improved = metrics["eval_loss"] < metrics["eval_loss_before"]
         if not agrees or not improved:
             wrong.append(f"{spec.name}: {metrics} reported, {reading} in PEFT")
-        targets = resolve(spec.lora, blueprint.shapes)
+        targets = resolve(spec.lora, blueprint.structure)
         trained = sum(target.num_parameters for target in targets.values())
         frozen = sum(target.in_features * target.out_features for target in targets.values())
         size = (folder / "adapter_model.safetensors").stat().st_size

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,13 @@ from jobs.ledger import Ledger
 from jobs.records import BaseKey
 from jobs.spec import JobSpec
 from tests.models import make_rows, make_spec, tiny_gpt2, tiny_llama
+from tests.workers.families import outline
 from workers import artifact
 from workers.adapter import Adapter, allocate, initialise
-from workers.artifact import Provenance, export, vllm_command
+from workers.artifact import Provenance, export, vllm_command, why_not_vllm
 from workers.base_model import BaseModel
 from workers.lora import Segment
+from workers.structure import read_structure
 from workers.targets import resolve
 
 KEY = BaseKey(model_name_or_path="tiny", revision=None, dtype="float32")
@@ -48,6 +51,8 @@ LLAMA_SPECS: dict[str, dict[str, Any]] = {
         "rank_pattern": {"k_proj": 3},
         "alpha_pattern": {"up_proj": 7, "k_proj": 2},
     },
+    "a rank by full names": {"r": 2, "lora_alpha": 8, "rank_pattern": {"layers.1.*.q_proj": 8}},
+    "a rank by full names, rslora": {"r": 2, "use_rslora": True, "rank_pattern": {"model.layers.1.*.q_proj": 8}},
     "an alpha that divides nothing": {"r": 7, "lora_alpha": 0.3},
 }
 GPT2_SPECS: dict[str, dict[str, Any]] = {
@@ -69,6 +74,7 @@ def source_of(spec: JobSpec, **changes: Any) -> Provenance:
             "job_id": "job-1",
             "spec": spec,
             "base": KEY,
+            "model_type": "llama",
             "base_fingerprint": "b" * 64,
             "train_fingerprint": "d" * 64,
             "eval_fingerprint": None,
@@ -87,7 +93,7 @@ def exported(folder: Path, model: PreTrainedModel, lora: dict[str, Any]) -> tupl
     """A random adapter (B not zero, so that it changes the model) in a folder."""
     spec = make_spec("job", lora=lora | {"init_lora_weights": False})
     base = BaseModel(model, KEY)
-    targets = resolve(spec.lora, base.shapes)
+    targets = resolve(spec.lora, base.structure)
     adapter = allocate(targets, dtype=torch.float32, device=torch.device("cpu"))
     initialise(adapter, spec.lora, 3)
     export(adapter, base.shapes, source_of(spec), folder)
@@ -212,14 +218,33 @@ def test_verify_refuses_an_artifact_without_a_readable_manifest(content: bytes |
 )
 def test_the_vllm_command_names_the_smallest_rank_that_vllm_takes(lora: dict[str, Any], expected: int | None) -> None:
     spec = make_spec("job", lora=lora)
-    command = vllm_command(source_of(spec), resolve(spec.lora, BaseModel(tiny_llama(), KEY).shapes))
+    command = vllm_command(source_of(spec), resolve(spec.lora, BaseModel(tiny_llama(), KEY).structure))
     assert command is None if expected is None else f"--max-lora-rank {expected} " in str(command)
+
+
+@pytest.mark.parametrize("model_type", ["gpt2", "opt", "gemma3", "bloom"])
+def test_no_vllm_command_is_given_for_a_base_whose_adapters_vllm_is_not_known_to_serve(model_type: str) -> None:
+    spec = make_spec("job", lora={"r": 8})
+    source = replace(source_of(spec), model_type=model_type)
+    targets = resolve(spec.lora, BaseModel(tiny_llama(), KEY).structure)
+    assert vllm_command(source, targets) is None
+    assert model_type in str(why_not_vllm(source, targets))
+
+
+def test_short_names_that_fit_a_tower_as_well_are_written_in_full() -> None:
+    """PEFT puts factors on every linear that a short name fits, on a tower's too."""
+    structure = read_structure(outline("gemma3 with a tower"))
+    spec = make_spec("job", lora={"r": 4, "target_modules": ["q_proj", "down_proj"]})
+    targets = resolve(spec.lora, structure)
+    assert len(targets) == 4
+    config = artifact.peft_config(spec, KEY, targets, structure.shapes, beside_text=structure.beside_text)
+    assert config["target_modules"] == sorted(targets)
 
 
 def test_pattern_keys_are_escaped_full_names() -> None:
     """They are regular expressions in PEFT, where a bare dot would match anything."""
     spec = make_spec("job", lora={"r": 4, "rank_pattern": {"q_proj": 2}})
-    shapes = BaseModel(tiny_llama(), KEY).shapes
-    config = artifact.peft_config(spec, KEY, resolve(spec.lora, shapes), shapes)
+    structure = BaseModel(tiny_llama(), KEY).structure
+    config = artifact.peft_config(spec, KEY, resolve(spec.lora, structure), structure.shapes)
     assert all("\\." in key for key in config["rank_pattern"])
     assert len(config["rank_pattern"]) == len(config["alpha_pattern"]) == 3

@@ -19,7 +19,8 @@ from tests.models import make_spec, tiny_gpt2, tiny_llama
 from tests.workers.snapshots import IDENTITY, SURROUNDINGS, assert_same, make_snapshot, make_standing
 from workers.checkpoint import load, peft_config, save, verify
 from workers.snapshot import JobSnapshot, Pair
-from workers.targets import linears, resolve
+from workers.structure import read_structure
+from workers.targets import resolve
 
 FILES = {
     "adapter_config.json",
@@ -190,8 +191,9 @@ def test_surroundings_that_differ_are_told() -> None:
 def test_peft_opens_it_and_adds_the_same(tmp_path: Path, build: Any, lora: dict[str, Any]) -> None:
     """B is kept as it is, unlike in an artifact, so the scales must be stated right."""
     spec = make_spec("one", lora=lora)
-    shapes = linears(build())
-    targets = resolve(spec.lora, shapes)
+    structure = read_structure(build())
+    shapes = structure.shapes
+    targets = resolve(spec.lora, structure)
     draw = torch.Generator().manual_seed(2)
     factors = {
         name: Pair(

@@ -12,7 +12,7 @@ from tests.models import tiny_gpt2, tiny_llama
 from tests.workers.test_lora import Pair
 from workers.input_groups import find_input_groups
 from workers.lora import DropoutDraw, MultiAdapterLinear, Router, Segment
-from workers.targets import linears
+from workers.structure import linears
 
 INPUTS, OUTPUTS = 6, 5
 NAMES = ("q", "k", "v")

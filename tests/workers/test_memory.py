@@ -17,7 +17,8 @@ from tests.models import admit, make_data, make_spec, make_worker, tiny_gpt2, ti
 from workers.adapter import allocate
 from workers.memory import BaseShape, Demand, PackLoad, adapter_bytes, demand, worker_bytes
 from workers.memory_meter import device_bytes
-from workers.targets import linears, resolve
+from workers.structure import read_structure
+from workers.targets import resolve
 
 SHAPE = BaseShape(num_parameters=1000, itemsize=2, vocab_size=97, linear_features=640)
 demands = st.builds(
@@ -55,7 +56,7 @@ def test_an_idle_worker_needs_its_base_alone() -> None:
 
 def test_an_adapter_is_counted_with_gradient_and_moments() -> None:
     lora = make_spec("job", lora={"r": 5}).lora
-    targets = resolve(lora, linears(tiny_llama()))
+    targets = resolve(lora, read_structure(tiny_llama()))
     adapter = allocate(targets, dtype=torch.float32, device=torch.device("cpu"))
     assert adapter_bytes(targets) == 4 * 4 * adapter.num_parameters
 
@@ -63,7 +64,7 @@ def test_an_adapter_is_counted_with_gradient_and_moments() -> None:
 def test_a_micro_batch_is_taken_at_its_worst() -> None:
     spec = make_spec("job", lora={"r": 2}, training={"per_device_train_batch_size": 2})
     data = make_data(1, [3, 9, 4, 8], share_labelled=1.0)
-    worst = demand(spec, data, resolve(spec.lora, linears(tiny_llama())))
+    worst = demand(spec, data, resolve(spec.lora, read_structure(tiny_llama())))
     assert worst.worst_tokens == 17
     assert 1 <= worst.worst_labels <= 17
 
@@ -123,5 +124,5 @@ def test_labels_at_their_densest_are_foreseen() -> None:
     spec = make_spec("job", lora={"r": 2}, training={"per_device_train_batch_size": 1})
     data = make_data(1, rows, share_labelled=0.0)
     data.train._labelled[1:20] = True
-    worst = demand(spec, data, resolve(spec.lora, linears(tiny_llama())))
+    worst = demand(spec, data, resolve(spec.lora, read_structure(tiny_llama())))
     assert worst.worst_labels >= max(row.num_labels for row in data.train)

@@ -10,17 +10,19 @@ import pytest
 from jobs.errors import Problem, SpecError
 from jobs.spec import LoraSpec
 from tests.models import tiny_gpt2, tiny_llama
-from workers.targets import LinearShape, Target, linears, matches, resolve
+from workers.structure import LinearShape, linears, read_structure
+from workers.target_names import matches
+from workers.targets import Target, resolve
 
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 FEED_FORWARD = ("gate_proj", "up_proj", "down_proj")
 LLAMA = tiny_llama()
 SHAPES = linears(LLAMA)
-MODULES = [name for name, _ in LLAMA.named_modules() if name]
+STRUCTURE = read_structure(LLAMA)
 
 
 def resolved(**lora: Any) -> dict[str, Target]:
-    return resolve(LoraSpec(**lora), SHAPES, other_modules=MODULES)
+    return resolve(LoraSpec(**lora), STRUCTURE)
 
 
 def layers(short: str) -> set[str]:
@@ -122,11 +124,29 @@ def test_a_name_like_none_is_answered_with_those_there_are() -> None:
     assert all(short in str(error) for short in ATTENTION + FEED_FORWARD)
 
 
-@pytest.mark.parametrize("entry", ["lm_head", "embed_tokens", "model.embed_tokens"])
-def test_the_head_and_the_embeddings_are_refused_with_the_reason(entry: str) -> None:
+@pytest.mark.parametrize("entry", ["embed_tokens", "model.embed_tokens"])
+def test_the_embedding_is_refused_with_the_reason(entry: str) -> None:
     error = error_of(target_modules=["q_proj", entry])
     assert error.field == "lora.target_modules[1]"
-    assert "output head or an embedding" in str(error)
+    assert "input embedding" in str(error)
+
+
+def test_a_tied_head_is_refused_with_the_reason() -> None:
+    with pytest.raises(SpecError, match="tied embeddings") as caught:
+        resolve(LoraSpec(target_modules=("c_attn", "lm_head")), read_structure(tiny_gpt2()))
+    assert caught.value.problems[0].field == "lora.target_modules[1]"
+
+
+@pytest.mark.parametrize("entry", ["lm_head", "embed_tokens", "input_layernorm", "norm"])
+def test_excluding_what_no_job_trains_anyway_is_harmless(entry: str) -> None:
+    assert set(resolved(exclude_modules=[entry])) == set(SHAPES)
+
+
+def test_excluding_a_container_is_answered_with_the_glob_of_what_is_in_it() -> None:
+    error = error_of(exclude_modules=["mlp"])
+    assert error.field == "lora.exclude_modules[0]"
+    assert "write mlp.*" in error.message
+    assert set(resolved(exclude_modules=["mlp.*"])) == set().union(*(layers(short) for short in ATTENTION))
 
 
 def test_a_module_that_is_no_linear_is_refused_as_such() -> None:
