@@ -138,7 +138,7 @@ def _is_linear(module: nn.Module | None) -> bool:
 
 
 def _multiplies(module: nn.Linear | Conv1D) -> bool:
-    """Whether a linear with a forward of its own gives the plain product all the same; some routers give two tensors."""
+    """Whether a linear with a forward of its own gives the plain product; some routers give more."""
     if isinstance(module, Conv1D):
         return False
     small = copy.copy(module)
