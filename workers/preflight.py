@@ -72,9 +72,12 @@ class Preflight:
 
     def _blueprint(self, spec: JobSpec) -> Blueprint:
         key = (spec.model.model_name_or_path, spec.model.revision, spec.model.dtype)
-        if key not in self._blueprints:
-            self._blueprints[key] = read_blueprint(spec.model)
-        return self._blueprints[key]
+        found = self._blueprints.get(key)
+        if found is None:
+            found = read_blueprint(spec.model)
+            if not found.problems:  # a folder that is put right is looked at again
+                self._blueprints[key] = found
+        return found
 
 
 def _problem(error: BaseModelError | DataError) -> Problem:
