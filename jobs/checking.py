@@ -8,14 +8,16 @@ from typing import Any, TypeVar, cast
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from jobs.catalogue import unknown_key
+from jobs.catalogue import block_in
 from jobs.errors import Problem
-from jobs.field_paths import FieldPath, enclosing, replaced, shown_path
+from jobs.field_paths import FieldPath, enclosing, replaced, shown_key, shown_path
+from jobs.hints.formats import introduction, looks_like
 from jobs.schema import JobDocument
 from jobs.shown import shown_value
 from jobs.spec import JobSpec
 from jobs.support import unsupported
 from jobs.sweep import SweepSpec
+from jobs.unknown_keys import is_needless, taken_by_namesake, unknown_key, without_lead
 
 MAX_PROBLEMS = 100
 """Most problems told of one file: a file of nothing but mistakes is answered as fast as one with a few."""
@@ -60,7 +62,7 @@ M = TypeVar("M", bound=BaseModel)
 def check(document: Mapping[str, Any]) -> tuple[JobSpec | None, list[Problem]]:
     """The spec that a document, without sweep, is; or None and all that is wrong, placed by field alone."""
     spec, errors = _validated(JobSpec, document)
-    problems = _problems(errors, document)
+    problems = _of_another_tool(errors, document) or _problems(errors, document)
     clashes_left = not any(error["type"] == "clash" for error in errors)
     if errors and clashes_left and len(problems) < MAX_PROBLEMS:
         problems += _clashes_among_the_rest(document, errors)
@@ -123,6 +125,32 @@ def _without(document: dict[str, Any], path: FieldPath) -> dict[str, Any]:
     return changed
 
 
+def _of_another_tool(errors: list[ErrorDetails], document: Mapping[str, Any]) -> list[Problem]:
+    """What becomes of another tool's configuration, line by line, the lines that can simply go in one sentence."""
+    tool = looks_like(document)
+    if tool is None:
+        return []
+    unknown = [
+        str(error["loc"][0]) for error in errors if error["type"] == "extra_forbidden" and len(error["loc"]) == 1
+    ]
+    gone = [key for key in unknown if is_needless((), key, document[key], document)]
+    # Blocks that are missing are what the answers to the keys give.
+    told = [
+        error
+        for error in errors
+        if not (len(error["loc"]) == 1 and (error["loc"][0] in gone or error["type"] == "missing"))
+    ]
+    problems = [Problem(message=introduction(tool))]
+    if "name" not in document:
+        problems.append(Problem(field="name", message=_SENTENCES["missing"]))
+    if gone:
+        keys = ", ".join(shown_key(key) for key in gone)
+        problems.append(
+            Problem(message=f"these lines can be deleted, for they ask for nothing to be done here: {keys}")
+        )
+    return problems + _problems(told, document)
+
+
 def _problems(errors: list[ErrorDetails], document: object) -> list[Problem]:
     told = [error for error in errors if not _only_follows(error)]
     return [_problem(error, document) for error in told[:MAX_PROBLEMS]]
@@ -140,12 +168,36 @@ def _problem(error: ErrorDetails, document: object) -> Problem:
         return Problem(field=field, message=_SENTENCES["missing"])
     value = shown_value(error["input"])
     if kind == "extra_forbidden":
-        message = unknown_key(path[:-1], str(path[-1]), root=JobDocument, value=error["input"])
+        beside = _at(document, path[:-1])
+        message = unknown_key(path[:-1], str(path[-1]), root=JobDocument, value=error["input"], beside=beside)
+        if looks_like(cast("Mapping[str, object]", document)) is not None:
+            message = without_lead(message)
     elif error["input"] is None:
-        message = "required, but empty" if path in _STAND_INS else "is empty: give it a value, or delete the line"
+        message = "required, but empty" if path in _STAND_INS else _empty(path)
     else:
         message = _sentence(error)
+        namesake = None if "[" in field else taken_by_namesake(field, error["input"])
+        message += f"; did you mean `{namesake}`?" if namesake and kind != "clash" else ""
     return Problem(field=field, value=value, message=message)
+
+
+def _empty(path: FieldPath) -> str:
+    """The sentence for a field without a value, with the default that it would have."""
+    block: type[BaseModel] | None = JobDocument
+    for step in path[:-1]:
+        field = block.model_fields.get(str(step)) if block is not None and not isinstance(step, int) else None
+        block = block_in(field.annotation) if field is not None else block if isinstance(step, int) else None
+    field = block.model_fields.get(str(path[-1])) if block is not None else None
+    default = field.default if field is not None and isinstance(field.default, str | int | float) else None
+    shown = f" (the default is {shown_value(default)})" if default is not None else ""
+    return f"is empty: give it a value, or delete the line{shown}"
+
+
+def _at(document: object, path: FieldPath) -> Mapping[str, object]:
+    """The block at a path."""
+    for step in path:
+        document = cast("Mapping[str | int, object]", document)[step]
+    return cast("Mapping[str, object]", document)
 
 
 def _sentence(error: ErrorDetails) -> str:

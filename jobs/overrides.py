@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from jobs.catalogue import UnknownFieldError, resolve
 from jobs.errors import Problem
+from jobs.field_names import UnknownFieldError, resolve
 from jobs.field_paths import FieldPath, shown_key
 from jobs.schema import JobDocument
 from jobs.shown import shown_value

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
+from jobs import choice_types as choices
 from jobs import field_types as types
 from jobs.clashes import clashes
 from jobs.frozen_dict import FrozenDict
@@ -75,6 +76,14 @@ class LoraSpec(Block):
     """An adapter, by path or job name, whose weights this one starts from."""
     loraplus_lr_ratio: types.Positive | None = None
     """Learning rate of B over that of A (arXiv:2402.12354)."""
+    layers_to_transform: choices.Layers | None = None
+    """Layers to put the adapter on, by number; globs in `target_modules` do that."""
+    target_parameters: types.Names | None = None
+    """Parameters that are no linear module's, such as the experts of a mixture, to put the adapter on."""
+    trainable_token_indices: choices.TokenRows | None = None
+    """Tokens whose rows of the embedding are trained."""
+    lora_bias: types.Flag = False
+    """A bias in the adapter's own B."""
 
 
 class DatasetSpec(Block):
@@ -122,20 +131,14 @@ class TrainingSpec(Block):
     """Optimizer steps; -1: as many as `num_train_epochs` gives."""
     learning_rate: types.Positive = 1e-4
     """Peak learning rate."""
-    lr_scheduler_type: Literal[
-        "linear",
-        "cosine",
-        "cosine_with_restarts",
-        "polynomial",
-        "constant",
-        "constant_with_warmup",
-        "inverse_sqrt",
-    ] = "linear"
+    lr_scheduler_type: choices.Schedule = "linear"
     """Shape of the learning rate over the steps."""
+    lr_scheduler_kwargs: choices.Settings = Field(default_factory=FrozenDict[Any])
+    """Further settings of the schedule."""
     warmup_steps: types.StepsOrShare = 0
     """Steps of linear warm-up; a decimal in [0, 1) is a share of all steps."""
-    optim: types.Optimizer = "adamw_torch"
-    """The optimizer; `adamw_torch_fused` is accepted and means `adamw_torch`."""
+    optim: choices.Optimizer = "adamw_torch"
+    """The optimizer. AdamW's fused and paged forms mean `adamw_torch`; of 8-bit ones the states stay fp32."""
     adam_beta1: types.BelowOne = 0.9
     """Decay of AdamW's first moment."""
     adam_beta2: types.BelowOne = 0.999
@@ -148,22 +151,32 @@ class TrainingSpec(Block):
     """The adapter's gradient is clipped to this L2 norm; 0: never clipped."""
     neftune_noise_alpha: types.PositiveOrZero | None = None
     """Size of the noise added to embeddings (arXiv:2310.05914)."""
+    packing: types.Flag = False
+    """Join short rows of the job to rows of `max_length`."""
+    packing_strategy: Literal["bfd", "bfd_split", "wrapped"] = "bfd"
+    """How `packing` joins rows."""
+    group_by_length: types.Flag = False
+    """Draw rows of one length together."""
     label_smoothing_factor: types.BelowOne = 0.0
     """Share of the label's probability spread over the vocabulary."""
     max_nonfinite_steps: types.Count = 3
     """The job fails once so many steps in a row had a loss or gradient that is not finite."""
     max_skipped_rows: types.CountOrZero = 0
     """Rows that cannot be used to pass over, counted and named in the log; one more and the job is refused."""
-    seed: Annotated[int, Field(strict=True, ge=0, le=2**32 - 1)] = 42
+    seed: types.Seed = 42
     """Seeds the adapter's weights, the order of rows and dropout."""
-    logging_steps: types.Count = 10
-    """Optimizer steps between two logged losses."""
+    logging_steps: types.Every = 10
+    """Optimizer steps between two logged losses; a decimal below 1 is a share of all steps."""
     eval_strategy: Literal["no", "steps", "epoch"] = "no"
     """When to evaluate during training; before and after, it is done wherever there are rows for it."""
-    eval_steps: types.Count = 100
-    """Optimizer steps between evaluations with `eval_strategy: steps`."""
-    save_steps: types.Count = 100
-    """Optimizer steps between checkpoints."""
+    eval_steps: types.Every = 100
+    """Optimizer steps between evaluations with `eval_strategy: steps`; a decimal below 1 is a share of all steps."""
+    eval_on_start: types.Flag = False
+    """Evaluate before the first step, which is done in any case wherever there are rows for it."""
+    save_strategy: Literal["no", "steps", "epoch"] = "steps"
+    """When to take checkpoints: every `save_steps`, at the end of each epoch, or only when the job is interrupted."""
+    save_steps: types.Every = 100
+    """Optimizer steps between checkpoints with `save_strategy: steps`; a decimal below 1 is a share of all steps."""
     save_total_limit: types.Count = 2
     """Checkpoints to keep."""
     load_best_model_at_end: types.Flag = False
@@ -174,6 +187,12 @@ class TrainingSpec(Block):
     """Whether a larger metric is better; null: true unless its name ends in `loss`."""
     early_stopping_patience: types.Count | None = None
     """Evaluations without improvement before training ends."""
+    early_stopping_threshold: types.PositiveOrZero = 0.0
+    """Least improvement that counts as one."""
+    chat_template_kwargs: choices.Settings = Field(default_factory=FrozenDict[Any])
+    """Variables given to the chat template."""
+    eos_token: types.Text | None = None
+    """The token that ends a turn or completion; null: the tokenizer's own."""
 
 
 class SchedulingSpec(Block):
@@ -228,7 +247,7 @@ class JobSpec(Block):
     scheduling: SchedulingSpec = SchedulingSpec()
     job_recovery: JobRecoverySpec = JobRecoverySpec()
     output: OutputSpec = OutputSpec()
-    report_to: types.ReportTo = "none"
+    report_to: choices.ReportTo = "none"
     """Experiment trackers to report to."""
 
     @model_validator(mode="after")

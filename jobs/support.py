@@ -11,6 +11,7 @@ from typing import cast
 
 from jobs.errors import Problem
 from jobs.field_paths import FieldPath, shown_path
+from jobs.hints.model_keys import layer_globs
 from jobs.shown import shown_value
 
 
@@ -22,8 +23,12 @@ class Unsupported:
     """Dotted; `[]` stands for every item of a list."""
     asks: Callable[[object], bool]
     """True for values that would have to do something."""
-    instead: str
-    """What to write."""
+    instead: str | Callable[[object], str]
+    """What to write, for all values or by the value."""
+
+    def message(self, value: object) -> str:
+        """The sentence that refuses the value."""
+        return f"not supported yet: {self.instead if isinstance(self.instead, str) else self.instead(value)}"
 
 
 def _is_true(value: object) -> bool:
@@ -36,6 +41,12 @@ def _is_not(*inert: object) -> Callable[[object], bool]:
 
 _is_set = _is_not(None, [], ())
 
+
+def _layers_by_glob(value: object) -> str:
+    globs = ", ".join(layer_globs(value))
+    return f"globs choose layers: write target_modules: [{globs}], with the modules that you train"
+
+
 UNSUPPORTED: tuple[Unsupported, ...] = (
     Unsupported(field="model.load_in_4bit", asks=_is_true, instead="leave it out; model.dtype: bfloat16 halves memory"),
     Unsupported(field="model.load_in_8bit", asks=_is_true, instead="leave it out; model.dtype: bfloat16 halves memory"),
@@ -45,6 +56,20 @@ UNSUPPORTED: tuple[Unsupported, ...] = (
     Unsupported(field="lora.parent", asks=_is_set, instead="leave it out; adapters are not stacked"),
     Unsupported(field="lora.init_from", asks=_is_set, instead="leave it out; adapters start from init_lora_weights"),
     Unsupported(field="lora.loraplus_lr_ratio", asks=_is_set, instead="leave it out; A and B share learning_rate"),
+    Unsupported(
+        field="lora.layers_to_transform",
+        asks=_is_set,
+        instead=_layers_by_glob,
+    ),
+    Unsupported(
+        field="lora.target_parameters",
+        asks=_is_set,
+        instead="leave it out; linear modules get adapters, experts that are one parameter do not",
+    ),
+    Unsupported(
+        field="lora.trainable_token_indices", asks=_is_set, instead="leave it out; embeddings stay as they are"
+    ),
+    Unsupported(field="lora.lora_bias", asks=_is_true, instead="leave it out; adapters have no bias"),
     Unsupported(field="task_type", asks=_is_not("CAUSAL_LM"), instead="write CAUSAL_LM, with the label as completion"),
     *(
         Unsupported(field=f"{rows}[].columns.{column}", asks=_is_set, instead="write the label as completion")
@@ -54,6 +79,33 @@ UNSUPPORTED: tuple[Unsupported, ...] = (
     Unsupported(field="datasets[].weight", asks=_is_set, instead="leave it out; max_samples sets how many rows count"),
     Unsupported(field="eval_datasets[].weight", asks=_is_set, instead="leave it out; every row counts the same"),
     Unsupported(field="training.neftune_noise_alpha", asks=_is_set, instead="leave it out"),
+    Unsupported(
+        field="training.lr_scheduler_kwargs",
+        asks=_is_not(None, {}),
+        instead="leave it out; schedules have their own settings and end at 0",
+    ),
+    Unsupported(
+        field="training.packing",
+        asks=_is_true,
+        instead="leave it out; rows of all jobs run side by side without padding anyway, and "
+        "per_device_train_batch_size says how many of them make a micro-batch",
+    ),
+    Unsupported(
+        field="training.group_by_length",
+        asks=_is_true,
+        instead="leave it out; rows are not padded, so there is nothing to save",
+    ),
+    Unsupported(field="training.early_stopping_threshold", asks=_is_not(None, 0), instead="leave it out"),
+    Unsupported(
+        field="training.chat_template_kwargs",
+        asks=_is_not(None, {}),
+        instead="set the variable in a template file, and give it as model.chat_template_path",
+    ),
+    Unsupported(
+        field="training.eos_token",
+        asks=_is_set,
+        instead="leave it out; what the chat template ends a turn with is learned, else the tokenizer's end token",
+    ),
     Unsupported(field="training.label_smoothing_factor", asks=_is_not(None, 0), instead="leave it out"),
     Unsupported(field="training.load_best_model_at_end", asks=_is_true, instead="leave it out; the last step is kept"),
     Unsupported(field="training.early_stopping_patience", asks=_is_set, instead="leave it out; set max_steps"),
@@ -74,7 +126,7 @@ def unsupported(explicit: Mapping[str, object]) -> list[Problem]:
             `spec.model_dump(exclude_unset=True)`.
     """
     return [
-        Problem(field=shown_path(path), value=shown_value(value), message=f"not supported yet: {entry.instead}")
+        Problem(field=shown_path(path), value=shown_value(value), message=entry.message(value))
         for entry in UNSUPPORTED
         for path, value in _found(explicit, tuple(entry.field.replace("[]", ".[]").split(".")), ())
         if entry.asks(value)

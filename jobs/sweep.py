@@ -13,8 +13,8 @@ from typing import Annotated, Any, Literal, Self, cast
 from pydantic import BeforeValidator, Field, model_validator
 
 from jobs import field_types as types
-from jobs.catalogue import resolve
 from jobs.errors import Problem
+from jobs.field_names import resolve
 from jobs.field_paths import FieldPath, extended, replaced, shown_path
 from jobs.spec import Block, JobSpec
 

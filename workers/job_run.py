@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from jobs.errors import JobError
+from jobs.intervals import interval, save_interval
 from jobs.records import EvalReport, StepReport
 from jobs.spec import JobSpec
 from workers.adapter import Adapter
@@ -96,6 +97,12 @@ class JobRun:
         return self.step / steps_per_epoch(self.spec.training, len(self.data.train))
 
     @property
+    def save_interval(self) -> int | None:
+        """Steps between two checkpoints; `None` where they are taken at interruptions alone."""
+        per_epoch = steps_per_epoch(self.spec.training, len(self.data.train))
+        return save_interval(self.spec.training, total_steps=self.total_steps, steps_per_epoch=per_epoch)
+
+    @property
     def is_evaluating(self) -> bool:
         """Whether an evaluation pass is under way."""
         return self._eval is not None
@@ -180,7 +187,7 @@ class JobRun:
         self.step += 1
         self._batch = None
         self.nonfinite_in_a_row = 0 if update.applied else self.nonfinite_in_a_row + 1
-        every = self.spec.training.logging_steps
+        every = interval(self.spec.training.logging_steps, self.total_steps)
         self.last_step = StepReport(
             job_id=self.job_id,
             step=self.step,
@@ -314,7 +321,7 @@ class JobRun:
         if self.step in (0, self.total_steps):
             return True
         if training.eval_strategy == "steps":
-            return self.step % training.eval_steps == 0
+            return self.step % interval(training.eval_steps, self.total_steps) == 0
         if training.eval_strategy == "epoch":
             per_epoch = steps_per_epoch(training, len(self.data.train))
             return math.floor(self.step / per_epoch) * per_epoch == self.step

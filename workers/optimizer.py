@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.optim import SGD, AdamW, Optimizer
 from transformers import get_scheduler
 
+from jobs.intervals import interval
 from jobs.spec import TrainingSpec
 from workers.adapter import Adapter
 
@@ -111,9 +112,8 @@ class JobOptimizer:
 
 
 def warmup_steps(training: TrainingSpec, total_steps: int) -> int:
-    """Warm-up in steps: a number below 1 is a share of all steps, rounded up, as transformers has it."""
-    wanted = training.warmup_steps
-    return math.ceil(total_steps * wanted) if wanted < 1 else int(wanted)
+    """Warm-up in steps."""
+    return interval(training.warmup_steps, total_steps)
 
 
 def _build(adapter: Adapter, training: TrainingSpec) -> Optimizer:

@@ -198,8 +198,8 @@ class JobSaver:
             job = self._jobs.get(run.job_id)
             if job is None or job.under_way is not None:
                 continue
-            every = run.spec.training.save_steps
-            is_due = run.is_between_steps and run.step // every > job.saved_at[0] // every
+            every = run.save_interval
+            is_due = every is not None and run.is_between_steps and run.step // every > job.saved_at[0] // every
             if run.job_id in leaving:
                 is_due = _position(run) != job.saved_at
             if job.held_for is not None:

@@ -17,6 +17,7 @@ from dataclasses import asdict, replace
 import torch
 
 from jobs.checkpoints import DiskFullError
+from jobs.choice_types import QUANTISED_ADAMW
 from jobs.errors import JobError, LoraloomError, StoreError
 from jobs.ledger import Ledger
 from jobs.records import (
@@ -404,6 +405,8 @@ class Worker:
             notes.append(
                 "gradient_checkpointing saves nothing here: this base has no layers that can be computed again"
             )
+        if run.spec.training.optim in QUANTISED_ADAMW:
+            notes.append(f"optim: {run.spec.training.optim} trains as adamw_torch: an adapter's states stay fp32")
         self._reports += [LogReport(job_id=run.job_id, message=note) for note in notes]
         neighbours = len(self._runs) - 1
         said = (

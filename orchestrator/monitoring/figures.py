@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from jobs.intervals import save_interval
 from jobs.records import Job, JobState, WorkerCounters, WorkerStatus
 from jobs.view import ClusterView, MemoryView
 from orchestrator.scheduler import Scheduler
@@ -140,7 +141,7 @@ class Surveyor:
             eval_loss=progress.eval_loss,
             grad_norm=self._grad_norm(job.id),
             unsaved_steps=max(0, unsaved),
-            unsaved_intervals=max(0, unsaved) / job.spec.training.save_steps,
+            unsaved_intervals=max(0, unsaved) / _save_interval(job),
         )
 
     def _workers(self, scheduler: Scheduler, view: ClusterView | None) -> tuple[WorkerFigures, ...]:
@@ -188,3 +189,12 @@ def _flops_ratio(now: WorkerCounters, before: WorkerCounters, wall: float) -> fl
 
 def _ratio(part: float, whole: float) -> float | None:
     return part / whole if whole else None
+
+
+def _save_interval(job: Job) -> float:
+    """Steps between two checkpoints of a job, at least 1."""
+    training, total = job.spec.training, job.progress.total_steps or 0
+    # Where max_steps ends a job, the length of its epochs is not known here.
+    epochs = training.num_train_epochs if training.max_steps < 0 else 1.0
+    every = save_interval(training, total_steps=total, steps_per_epoch=round(total / epochs))
+    return max(1, total if every is None else every)

@@ -87,9 +87,9 @@ name: second
         (
             "training: {warmup_ratio: 0.03}",
             "training.warmup_ratio",
-            "gone from transformers 5: write `warmup_steps: 0.03`",
+            "`training.warmup_steps`? Write `warmup_steps: 0.03`; `warmup_ratio` is gone from",
         ),
-        ("training: {warmup_ratio: x}", "training.warmup_ratio", "gone from transformers 5: write `warmup_steps: 0.1`"),
+        ("training: {warmup_ratio: x}", "training.warmup_ratio", "`training.warmup_steps`? Write `warmup_steps: 0.1`"),
         ("sweep: {parameters: {lora.r: {values: [1]}}, cap: 3}", "sweep.cap", "run_cap"),
         ("sweep: {parameters: {lora.r: {value: [1]}}}", "sweep.parameters.lora.r.value", "`values`"),
     ],

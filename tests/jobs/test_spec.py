@@ -32,6 +32,10 @@ DEFAULTS = {
     "lora.parent": None,
     "lora.init_from": None,
     "lora.loraplus_lr_ratio": None,
+    "lora.layers_to_transform": None,
+    "lora.target_parameters": None,
+    "lora.trainable_token_indices": None,
+    "lora.lora_bias": False,
     "task_type": "CAUSAL_LM",
     "eval_datasets": [],
     "val_size": 0,
@@ -46,6 +50,7 @@ DEFAULTS = {
     "training.max_steps": -1,
     "training.learning_rate": 1e-4,
     "training.lr_scheduler_type": "linear",
+    "training.lr_scheduler_kwargs": {},
     "training.warmup_steps": 0,
     "training.optim": "adamw_torch",
     "training.adam_beta1": 0.9,
@@ -54,6 +59,9 @@ DEFAULTS = {
     "training.weight_decay": 0,
     "training.max_grad_norm": 1.0,
     "training.neftune_noise_alpha": None,
+    "training.packing": False,
+    "training.packing_strategy": "bfd",
+    "training.group_by_length": False,
     "training.label_smoothing_factor": 0,
     "training.max_nonfinite_steps": 3,
     "training.max_skipped_rows": 0,
@@ -61,12 +69,17 @@ DEFAULTS = {
     "training.logging_steps": 10,
     "training.eval_strategy": "no",
     "training.eval_steps": 100,
+    "training.eval_on_start": False,
+    "training.save_strategy": "steps",
     "training.save_steps": 100,
     "training.save_total_limit": 2,
     "training.load_best_model_at_end": False,
     "training.metric_for_best_model": "eval_loss",
     "training.greater_is_better": None,
     "training.early_stopping_patience": None,
+    "training.early_stopping_threshold": 0,
+    "training.chat_template_kwargs": {},
+    "training.eos_token": None,
     "scheduling.queue": "default",
     "scheduling.priority": 0,
     "scheduling.max_execution_time": None,
@@ -91,7 +104,11 @@ DATASET_DEFAULTS = {
 def flat(data: dict[str, object]) -> dict[str, object]:
     found: dict[str, object] = {}
     for key, value in data.items():
-        if isinstance(value, dict) and key not in ("labels", "rank_pattern", "alpha_pattern"):
+        if (
+            isinstance(value, dict)
+            and key not in ("labels", "rank_pattern", "alpha_pattern")
+            and not key.endswith("_kwargs")
+        ):
             found |= {f"{key}.{inner}": item for inner, item in flat(value).items()}
         else:
             found[key] = value
@@ -195,7 +212,7 @@ def test_the_hash_is_of_the_meaning() -> None:
     [
         ("lora: {r: 0}", "lora.r", "at least 1"),
         ("lora: {r: 4.0}", "lora.r", "whole number"),
-        ('lora: {r: "4"}', "lora.r", "whole number"),
+        ('lora: {r: "four"}', "lora.r", "whole number"),
         ("lora: {r: true}", "lora.r", "whole number"),
         ("lora: {r: 99999999999999999999}", "lora.r", "at most"),
         ("lora: {lora_alpha: 0}", "lora.lora_alpha", "greater than 0"),
@@ -215,7 +232,7 @@ def test_the_hash_is_of_the_meaning() -> None:
         ("lora: {rank_pattern: {'^a': 1}}", "lora.rank_pattern.^a", "regular expression"),
         ("lora: {rank_pattern: [a]}", "lora.rank_pattern", "block"),
         ("lora: {alpha_pattern: {a: x}}", "lora.alpha_pattern.a", "greater than 0"),
-        ("lora: {use_rslora: yes}", "lora.use_rslora", "true or false"),
+        ("lora: {use_rslora: y}", "lora.use_rslora", "true or false"),
         ("lora: {use_rslora: 1}", "lora.use_rslora", "true or false"),
         ("lora: 16", "lora", "block"),
         ("lora:", "lora", "is empty"),
@@ -238,7 +255,7 @@ def test_the_hash_is_of_the_meaning() -> None:
         ("training: {weight_decay: -1}", "training.weight_decay", "at least 0"),
         ("training: {seed: -1}", "training.seed", "at least 0"),
         ("training: {optim: adafactor}", "training.optim", "'sgd'"),
-        ("training: {lr_scheduler_type: reduce_lr_on_plateau}", "training.lr_scheduler_type", "'inverse_sqrt'"),
+        ("training: {lr_scheduler_type: staircase}", "training.lr_scheduler_type", "'inverse_sqrt'"),
         ("training: {eval_strategy: never}", "training.eval_strategy", "'epoch'"),
         ("model: {model_name_or_path: ''}", "model.model_name_or_path", "empty"),
         ("scheduling: {packing: tight}", "scheduling.packing", "'exact'"),

@@ -1,0 +1,1 @@
+"""What other training tools call things, and what to write here instead."""
