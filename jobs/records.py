@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from jobs.file_rules import FileRules
 from jobs.ledger import Ledger, Usage
 
 if TYPE_CHECKING:
@@ -134,6 +135,8 @@ class Assignment:
     submitted_unix_seconds: float | None = None
     """When the job was submitted: what its chat template takes for the current time, in UTC, on whatever day and
     worker its rows are rendered. `None`: the time at which they are."""
+    file_rules: FileRules = field(default_factory=FileRules)
+    """Under which its data is read."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,9 +13,12 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
+from jobs.file_rules import FileRules
 from jobs.spec import JobSpec
 from workers.estimate import Estimate
 
@@ -44,6 +47,8 @@ class Checker:
         self,
         *,
         timeout_seconds: float = TIMEOUT_SECONDS,
+        file_rules: FileRules = FileRules(),  # noqa: B008
+        working_dir: Path | None = None,
         body: Callable[[Connection], None] | None = None,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -51,11 +56,13 @@ class Checker:
 
         Args:
             timeout_seconds: A job whose check takes longer fails it.
+            file_rules: Under which the files of jobs are read.
+            working_dir: An empty folder that the process works in; this one's where `None`.
             body: Runs in the process; answers each (job id, spec) that it receives.
             now: Seconds of a clock that never goes back.
         """
         self._timeout_seconds = timeout_seconds
-        self._body = body or check_jobs
+        self._body = body or partial(check_jobs, file_rules=file_rules, working_dir=working_dir)
         self._now = now
         self._waiting: deque[tuple[str, JobSpec]] = deque()
         self._checking: str | None = None
@@ -129,18 +136,32 @@ class Checker:
         return None
 
 
-def check_jobs(connection: Connection) -> None:
-    """Answer each (job id, spec) with a `Checked`, until the other side is gone."""
+def check_jobs(
+    connection: Connection,
+    *,
+    file_rules: FileRules = FileRules(),  # noqa: B008
+    working_dir: Path | None = None,
+) -> None:
+    """Answer each (job id, spec) with a `Checked`, until the other side is gone.
+
+    Args:
+        connection: To whom asks.
+        file_rules: Under which the files of jobs are read.
+        working_dir: An empty folder to work in, which is made; as it is where `None`.
+    """
     from orchestrator.clusters.host import quiet_libraries
+    from workers.confinement import within, work_in_empty_folder
     from workers.passing import is_passing
     from workers.preflight import Preflight
 
     # Of Ctrl-C in a terminal the service hears as well, and ends this process.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     quiet_libraries()
+    if working_dir is not None:
+        work_in_empty_folder(working_dir)
     preflight = Preflight()
     # Whoever asks may be killed at any moment.
-    with suppress(EOFError, ConnectionError):
+    with suppress(EOFError, ConnectionError), within(file_rules):
         while True:
             job_id, spec = connection.recv()
             try:

@@ -87,6 +87,11 @@ class OutputDirectory:
         return self.root / "checkpoints"
 
     @property
+    def working(self) -> Path:
+        """Empty folder that a service and the process that looks into jobs work in: no relative name is a file."""
+        return self.root / "empty"
+
+    @property
     def logs(self) -> Path:
         """Folder of logs."""
         return self.root / "logs"

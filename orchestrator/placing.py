@@ -220,6 +220,7 @@ class Placing:
                     ledger=job.progress.ledger,
                     priority=job.priority,
                     submitted_unix_seconds=job.submitted_unix_seconds,
+                    file_rules=self.settings.file_rules,
                 )
             )
         for new in decision.new_workers:

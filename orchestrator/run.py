@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.text import Text
 
 from jobs.errors import LoraloomError, Problem, SpecError
+from jobs.file_rules import FileRules
 from jobs.loading import LoadedSpec, load_files, locate
 from jobs.records import Job
 from orchestrator.cluster_view import Viewer
@@ -192,7 +193,12 @@ def _train(
             cluster = _cluster(options, num_bases=len({estimate.base for estimate in estimates.values()}))
         stack.callback(cluster.shutdown)
         budget = fixed_token_budget(options.token_budget, journal, estimates.values(), cluster.devices())
-        settings = WorkerSettings(staging_dir=files.staging, checkpoints_dir=files.checkpoints, token_budget=budget)
+        settings = WorkerSettings(
+            staging_dir=files.staging,
+            checkpoints_dir=files.checkpoints,
+            token_budget=budget,
+            file_rules=FileRules(directory=os.getcwd()),
+        )
         scheduler = Scheduler(jobs, estimates, cluster, settings, lives, publish=files.publish)
         refresh: Callable[[], None] = lambda: None  # noqa: E731
         if isinstance(view, LiveTable):

@@ -11,8 +11,6 @@ import threading
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -24,12 +22,12 @@ from jobs.records import Job
 from jobs.view import ClusterView
 from orchestrator.api.address import Address
 from orchestrator.api.app import build_app
+from orchestrator.api.local_paths import LocalPaths
 from orchestrator.api.server import HttpServer
 from orchestrator.api.tokens import Tokens
 from orchestrator.cluster_view import Viewer
-from orchestrator.clusters.worker_resources import WorkerResources
 from orchestrator.identity import identity
-from orchestrator.interruption import GRACE_SECONDS, Interrupted, Interruption
+from orchestrator.interruption import Interrupted, Interruption
 from orchestrator.journal import Journal
 from orchestrator.lives import Lives
 from orchestrator.metrics_history import MetricsHistory
@@ -37,13 +35,14 @@ from orchestrator.monitoring.exporter import Monitoring
 from orchestrator.monitoring.figures import Surveyor
 from orchestrator.monitoring.targets import announce
 from orchestrator.output_directory import OutputDirectory
-from orchestrator.retries import LEASE_SECONDS
 from orchestrator.scheduler import Scheduler
+from orchestrator.serve_options import ServeOptions
 from orchestrator.service_cluster import ClusterKeeper
-from orchestrator.snapshot import PolicySettings, Queue
+from orchestrator.snapshot import PolicySettings
 from orchestrator.submissions import Submissions
 from orchestrator.takeover import remember, take_over
 from orchestrator.trackers.feed import Trackers
+from workers.confinement import work_in_empty_folder
 from workers.settings import WorkerSettings
 from workers.store_access import is_in_process
 
@@ -54,37 +53,6 @@ _MOST_REASONS = 200
 """Waiting jobs whose reason is written down at a time."""
 _STAGING = "service"
 _MEMORY_SECONDS = 30.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class ServeOptions:
-    """What `loraloom serve` was asked."""
-
-    data_dir: Path
-    host: str = "127.0.0.1"
-    port: int = 8400
-    names: tuple[str, ...] = ()
-    """Further host names that it is reached by."""
-    token_file: Path | None = None
-    roots: tuple[Path, ...] | None = None
-    """Folders that the data of jobs must lie in; anywhere where `None`."""
-    storage_uri: str | None = None
-    """Root of an object store for checkpoints and adapters; the data directory where `None`."""
-    ray_address: str | None = None
-    """Of a Ray that runs already; one of our own where `None`."""
-    in_process: bool = False
-    resources: WorkerResources = field(default_factory=WorkerResources)
-    """What a worker takes of its node."""
-    object_store_bytes: int | None = None
-    """Of a Ray of our own; small where `None`."""
-    token_budget: int | None = None
-    queues: tuple[Queue, ...] = ()
-    largest_device_bytes: int = 0
-    """Of the devices that can ever join; 0 where the operator does not say."""
-    prometheus_dir: Path | None = None
-    """Folder that Prometheus watches for services; `prometheus` in the data directory where `None`."""
-    grace_seconds: float = GRACE_SECONDS
-    lease_seconds: float = LEASE_SECONDS
 
 
 def serve(options: ServeOptions, console: Console) -> None:
@@ -104,12 +72,14 @@ def serve(options: ServeOptions, console: Console) -> None:
         raise LoraloomError(f"--data-dir {options.data_dir} cannot be used: {error.strerror}") from error
     if options.storage_uri is not None and is_in_process(options.storage_uri) and not options.in_process:
         raise LoraloomError(f"--storage {options.storage_uri} is seen by one process only; workers of Ray need another")
+    options = options.absolute()
     with ExitStack() as stack:
         journal = stack.enter_context(Journal(options.data_dir / "journal.db"))
         files = OutputDirectory(
             options.data_dir, storage_uri=options.storage_uri, name_of=lambda job: job.id, staging=_STAGING
         )
         stack.callback(files.close)
+        work_in_empty_folder(files.working)
         monitoring = Monitoring(journal.counts_by_state_and_queue)
         journal.on_commit = monitoring.recorder.committed
         service = _Service(options, journal, files, console, monitoring)
@@ -158,7 +128,12 @@ class _Service:
         self._id = identity(journal)
         self._trackers = Trackers(files.root / "trackers", files.on_log, identity=self._id)
         self._submissions = Submissions(
-            journal, files.job_files, token_budget=options.token_budget, on_submitted=monitoring.recorder.submitted
+            journal,
+            files.job_files,
+            token_budget=options.token_budget,
+            on_submitted=monitoring.recorder.submitted,
+            file_rules=LocalPaths(own=files.root, roots=options.roots).rules,
+            working_dir=files.working,
         )
         self._viewer = Viewer("nothing yet")
         self._remembered: dict[str, Any] = {}

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
+from jobs.file_rules import FileRules
 from jobs.records import Job, JobState
 from orchestrator.checking import Checked, Checker
 from orchestrator.clusters import Cluster
@@ -31,6 +33,8 @@ class Submissions:
         token_budget: int | None,
         on_submitted: Callable[[str], None],
         now: Callable[[], float] = time.monotonic,
+        file_rules: FileRules = FileRules(),  # noqa: B008
+        working_dir: Path | None = None,
     ) -> None:
         """Nothing is read before `unfinished`.
 
@@ -40,11 +44,15 @@ class Submissions:
             token_budget: That the operator asks for; found from the first estimate where `None`, and fixed.
             on_submitted: Called with the queue of each job that was submitted since this service began.
             now: Seconds of a clock that never goes back, for delays.
+            file_rules: Under which the files of jobs are read.
+            working_dir: An empty folder that the process works in which looks into jobs; this one's where `None`.
         """
         self.token_budget: int | None = token_budget or journal.setting(_TOKEN_BUDGET)
         """Tokens that a pack may hold; `None` until it is known."""
         self._journal = journal
-        self._checker = Checker()
+        self.file_rules = file_rules
+        """Under which the files of jobs are read."""
+        self._checker = Checker(file_rules=file_rules, working_dir=working_dir)
         self._enrolment = Enrolment(journal, files, self._checker)
         self._on_submitted = on_submitted
         self._now = now

@@ -67,7 +67,10 @@ def take_over(
     known, estimates = submissions.unfinished()
     jobs = [job for _, job in known]
     settings = WorkerSettings(
-        staging_dir=files.staging, checkpoints_dir=files.checkpoints, storage_uri=files.job_files.storage_uri
+        staging_dir=files.staging,
+        checkpoints_dir=files.checkpoints,
+        storage_uri=files.job_files.storage_uri,
+        file_rules=submissions.file_rules,
     )
     if submissions.token_budget is not None:
         settings = replace(settings, token_budget=submissions.token_budget)

@@ -12,6 +12,7 @@ from jobs.spec import JobSpec
 from workers.adapter import allocate, dtype_for
 from workers.base_checks import row_problems
 from workers.base_model import BaseModel
+from workers.confinement import within
 from workers.dataset import JobData
 from workers.job_run import JobRun
 from workers.memory import BaseShape, Demand, demand, without_chunks, worker_bytes
@@ -68,7 +69,8 @@ class Admission:
         spec = assignment.spec
         targets = resolve(spec.lora, self._base.structure)
         try:
-            data = self._load_data(spec, self._key, assignment.submitted_unix_seconds)
+            with within(assignment.file_rules):
+                data = self._load_data(spec, self._key, assignment.submitted_unix_seconds)
         except (LoraloomError, OSError) as error:
             if not is_passing(error):
                 raise

@@ -26,7 +26,7 @@ from transformers import (
 from jobs.errors import BaseModelError, Problem
 from jobs.records import BaseKey
 from jobs.spec import ModelSpec
-from workers import layout
+from workers import confinement, layout
 from workers.base_checks import base_problems, storage_problem
 from workers.dataset import Row
 from workers.input_groups import find_input_groups
@@ -86,6 +86,7 @@ def read_blueprint(spec: ModelSpec) -> Blueprint:
     """
     config = read_config(spec)
     name = spec.model_name_or_path
+    source = confinement.model_source(name)
     problems = []
     stored_as = None
     quantized = storage_problem(config, name)
@@ -93,7 +94,7 @@ def read_blueprint(spec: ModelSpec) -> Blueprint:
         problems.append(quantized)
     else:
         try:
-            stored_as = look_at_weights(name, getattr(config, "_commit_hash", None) or spec.revision)
+            stored_as = look_at_weights(source, getattr(config, "_commit_hash", None) or spec.revision)
         except BaseModelError as error:
             problems.append(Problem(message=str(error), field=error.field, value=name))
     dtype = spec.dtype
@@ -111,7 +112,7 @@ def read_blueprint(spec: ModelSpec) -> Blueprint:
     structure = read_structure(model)
     return Blueprint(
         key=BaseKey(
-            model_name_or_path=_identity(name),
+            model_name_or_path=_identity(source),
             revision=getattr(config, "_commit_hash", None) or spec.revision,
             dtype=dtype,
         ),
@@ -127,7 +128,7 @@ def read_config(spec: ModelSpec) -> PretrainedConfig:
     Raises:
         BaseModelError: There is no such folder or hub model, or it cannot be read.
     """
-    name = spec.model_name_or_path
+    name = confinement.model_source(spec.model_name_or_path)
     folder = Path(name)
     if folder.is_dir() and not (folder / "config.json").is_file():
         raise BaseModelError(f"the folder {name} holds no config.json, so it is no saved model", value=name)
@@ -148,7 +149,8 @@ def load_tokenizer(spec: ModelSpec, key: BaseKey) -> PreTrainedTokenizerBase:
         BaseModelError: There is none, or it cannot tell which characters a token stands for.
     """
     try:
-        tokenizer = AutoTokenizer.from_pretrained(key.model_name_or_path, revision=key.revision)
+        source = confinement.settled_source(key.model_name_or_path)
+        tokenizer = AutoTokenizer.from_pretrained(source, revision=key.revision)
     except (OSError, ValueError) as error:
         raise BaseModelError(
             "the base has no usable tokenizer: its tokenizer.json is missing or broken; save the tokenizer beside the "
@@ -165,7 +167,7 @@ def load_tokenizer(spec: ModelSpec, key: BaseKey) -> PreTrainedTokenizerBase:
     tokenizer.model_max_length = int(1e30)
     if spec.chat_template_path:
         try:
-            tokenizer.chat_template = _read_template(Path(spec.chat_template_path))
+            tokenizer.chat_template = _read_template(Path(confinement.template_source(spec.chat_template_path)))
         except (OSError, ValueError) as error:
             raise BaseModelError(
                 f"the chat template cannot be read: {error}", field="model.chat_template_path"
@@ -184,7 +186,7 @@ def _read_template(path: Path) -> str:
     # A device may have no end.
     if path.exists() and not path.is_file():
         raise ValueError(f"{path} is not a file")
-    with path.open("rb") as stream:
+    with confinement.open_file(path) as stream:
         content = stream.read(_MOST_TEMPLATE_BYTES + 1)
     if len(content) > _MOST_TEMPLATE_BYTES:
         raise ValueError(f"{path} is larger than {_MOST_TEMPLATE_BYTES // 1024} KiB")
@@ -229,7 +231,7 @@ class BaseModel:
         """
         try:
             loaded: Any = AutoModelForCausalLM.from_pretrained(
-                key.model_name_or_path,
+                confinement.settled_source(key.model_name_or_path),
                 revision=key.revision,
                 dtype=DTYPES[key.dtype],
                 # Tensor by tensor from the file to the device: the host never holds the whole base.

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from jobs.file_rules import FileRules
 from workers.memory import MAX_TOKEN_BUDGET
 
 
@@ -27,5 +28,7 @@ class WorkerSettings:
     """Adapters of one layout side by side in stacks, for grouped products; on a GPU, and not on a CPU, if `None`."""
     num_measured_packs: int = 8
     """First packs whose peak memory is measured, at the cost of some tenths of a second each; 0 measures none ever."""
+    file_rules: FileRules = field(default_factory=FileRules)
+    """Under which the base is read, and what jobs name."""
     num_lanes: int | None = None
     """Packs that run at one time; on a CPU one for each of torch's threads if `None`, on a GPU one."""

@@ -39,6 +39,7 @@ from workers.adapter import initialise
 from workers.admission import Admission, LoadData
 from workers.base_checks import base_notes
 from workers.base_model import BaseModel, load_tokenizer
+from workers.confinement import within
 from workers.dataset import JobData, load_job_data
 from workers.device_gauges import DeviceGauges, dtype_note, matrix_flops_per_second
 from workers.flops import FlopCount
@@ -138,7 +139,7 @@ class Worker:
         Raises:
             BaseModelError: It cannot be loaded.
         """
-        with self._preparing():
+        with self._preparing(), within(self.settings.file_rules):
             base = self._load_base(self.key, self.device)
         self._runner = self._make_runner(base)
         self._admission = Admission(self.worker_id, base, self.key, self.settings, self.device, self._load_data)

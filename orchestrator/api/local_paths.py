@@ -1,20 +1,25 @@
-"""Which files of its own machine a service lets a spec name: never its own, and where it is told so, only some."""
+"""Which files of its own machine a service lets a spec name: never its own, and where it is told so, only some.
+
+Here it is decided, once, whether a name is a file or on the hub: see `jobs.local_files`.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from jobs.data_formats import BUILDERS
 from jobs.errors import Problem, SpecError
+from jobs.file_rules import FileRules
 from jobs.loading import LoadedSpec, locate
+from jobs.local_files import Place, is_hub_name, is_remote, places, scheme_of
 from jobs.shown import shown_value
 from jobs.spec import JobSpec
 
-_FILE_ENDINGS = frozenset({".json", ".jsonl", ".csv", ".tsv", ".parquet", ".arrow", ".txt", ".jinja", ".gguf"})
-_LOCAL_SCHEMES = ("file://", "local://")
+_LOCAL_SCHEMES = ("file", "local")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,8 +31,14 @@ class LocalPaths:
     roots: Sequence[Path] | None
     """Folders that local files must lie in; `None` for anywhere else than `own`."""
 
+    @property
+    def rules(self) -> FileRules:
+        """For those who read the files."""
+        roots = None if self.roots is None else tuple(os.path.realpath(root) for root in self.roots)
+        return FileRules(own=os.path.realpath(self.own), roots=roots)
+
     def settle(self, loaded: Sequence[LoadedSpec], *, directory: str | None) -> list[JobSpec]:
-        """The specs with every local path made absolute.
+        """The specs with every local path made absolute; what is not absolute then is no local path.
 
         Args:
             loaded: As they were submitted.
@@ -36,13 +47,14 @@ class LocalPaths:
         Raises:
             SpecError: A path is relative without a directory, or leads to where it may not.
         """
+        settling = _Settling(self.rules, directory)
         problems: list[Problem] = []
         specs: list[JobSpec] = []
         for one in loaded:
             document: dict[str, Any] = one.spec.model_dump(mode="json")
             changed = False
-            for place in _places(document):
-                settled = self._settled(place.text, place.kind, directory)
+            for place in places(document):
+                settled = settling.settled(place)
                 if isinstance(settled, Problem):
                     found = replace(settled, field=place.field, value=shown_value(place.text))
                     problems.append(locate(found, one))
@@ -54,81 +66,76 @@ class LocalPaths:
             raise SpecError(list(dict.fromkeys(problems))[:100])
         return specs
 
-    def _settled(self, text: str, kind: str, directory: str | None) -> str | Problem:
-        scheme = next((scheme for scheme in _LOCAL_SCHEMES if text.lower().startswith(scheme)), "")
-        if "://" in text and not scheme:
+
+@dataclass(frozen=True)
+class _Settling:
+    """One submission."""
+
+    rules: FileRules
+    directory: str | None
+
+    def settled(self, place: Place) -> str | Problem:
+        """A name in the form in which it is kept, or why it is refused."""
+        text, scheme = place.text, scheme_of(place.text)
+        if place.kind == "data" and text in BUILDERS:
             return text
-        path = text[len(scheme) :]
-        if not scheme and not _is_local(path, kind):
-            if ".." in Path(path).parts:
-                return Problem(message="leads out of where it begins; write an absolute path")
-            return text
+        if scheme in _LOCAL_SCHEMES:
+            path = text[len(scheme) + len("://") :]
+            settled = self._local(path)
+            # Whoever publishes takes URLs, whoever reads takes files.
+            return f"{scheme}://{settled}" if place.kind == "output" and isinstance(settled, str) else settled
+        if scheme:
+            return self._remote(place)
+        if place.kind == "files" and place.source["path"] not in BUILDERS:
+            return self._within_set(text, place.source["path"])
+        if place.kind not in ("output", "files") and is_hub_name(text):
+            return self._folder_of(text) or text
+        if not text.startswith((".", "~", "/")) and ".." in text.split("/"):
+            return Problem(message="leads out of where it begins; write an absolute path")
+        return self._local(text)
+
+    def _remote(self, place: Place) -> str | Problem:
+        if place.kind in ("model", "template"):
+            return Problem(message="is a URL; write a folder's path, or a name on the hub such as `organisation/name`")
+        # What a store takes for publishing is the store's to say.
+        if place.kind == "output" or is_remote(place.text):
+            return place.text
+        return Problem(message="is no URL that is read; write a file's path, or a hub data set as `organisation/name`")
+
+    def _within_set(self, text: str, source: str) -> str | Problem:
+        """Files of a folder, or of a data set on the hub."""
+        if ".." in text.split("/"):
+            return Problem(message="leads out of its data set; name files below it")
+        if os.path.isabs(source):
+            # Of a folder, files are named from there.
+            return self._local(text) if os.path.isabs(text) else text
+        if os.path.isabs(text) or text.startswith("~") or "::" in text:
+            return Problem(
+                message="names a file of this machine in a data set of the hub; name files of that, or take the "
+                "format as path, as in `path: csv`"
+            )
+        return text
+
+    def _folder_of(self, name: str) -> str | None:
+        """The file or folder that a hub name is where the submitter stands, if it may be read: as in `run`."""
+        if self.directory is None:
+            return None
+        path = os.path.normpath(os.path.join(self.directory, name))
+        return path if self.rules.refusal(path) is None and os.path.exists(path) else None
+
+    def _local(self, path: str) -> str | Problem:
+        if "::" in path:
+            return Problem(message="`::` would name a file within a file; name the file itself, unpacked")
         if not os.path.isabs(path):
             if path.startswith("~"):
                 return Problem(message="`~` means another folder to the service; write an absolute path")
-            if directory is None:
+            if self.directory is None:
                 return Problem(
                     message="a relative path means nothing to the service; write an absolute one, or say with "
                     "`directory` what it is relative to, as the command line does"
                 )
-            path = os.path.join(directory, path)
-        path = os.path.normpath(path)
-        problem = self._refused(Path(path))
-        return problem if problem is not None else f"{scheme}{path}"
-
-    def _refused(self, path: Path) -> Problem | None:
-        # Links are followed as far as they can be here; a worker on another node has its own look.
-        real = Path(os.path.realpath(path))
-        if _is_within(real, self.own) or _is_within(path, self.own):
-            return Problem(message="lies in the service's own data directory; keep data and models elsewhere")
-        if self.roots is not None and not any(_is_within(real, root) for root in self.roots):
-            shown = ", ".join(map(str, self.roots))
-            return Problem(message=f"lies outside of the folders that this service reads: {shown}")
-        return None
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Place:
-    """A text of a document that may be a path."""
-
-    field: str
-    kind: str
-    block: Any
-    key: str | int
-
-    @property
-    def text(self) -> str:
-        """The text."""
-        return self.block[self.key]
-
-
-def _places(document: dict[str, Any]) -> Iterator[_Place]:
-    model, lora, output = document["model"], document["lora"], document["output"]
-    for block, name, keys in (
-        (model, "model", ("model_name_or_path", "chat_template_path")),
-        (lora, "lora", ("parent", "init_from")),
-    ):
-        for key in keys:
-            if block[key] is not None:
-                yield _Place(field=f"{name}.{key}", kind="model", block=block, key=key)
-    if output["uri"] is not None:
-        yield _Place(field="output.uri", kind="output", block=output, key="uri")
-    for name in ("datasets", "eval_datasets"):
-        for index, dataset in enumerate(document[name]):
-            yield _Place(field=f"{name}[{index}].path", kind="data", block=dataset, key="path")
-            files = dataset["data_files"]
-            if isinstance(files, str):
-                yield _Place(field=f"{name}[{index}].data_files", kind="data", block=dataset, key="data_files")
-            for number in range(len(files) if isinstance(files, list) else 0):
-                yield _Place(field=f"{name}[{index}].data_files[{number}]", kind="data", block=files, key=number)
-
-
-def _is_local(path: str, kind: str) -> bool:
-    """Whether a path names something on this machine and not on the hub."""
-    if os.path.isabs(path) or path.startswith((".", "~")):
-        return True
-    return kind == "output" or Path(path).suffix.lower() in _FILE_ENDINGS
-
-
-def _is_within(path: Path, folder: Path) -> bool:
-    return path == folder or folder in path.parents
+            path = os.path.join(self.directory, path)
+        # Two leading slashes stay two.
+        path = "/" + os.path.normpath(path).lstrip("/")
+        refused = self.rules.refusal(path)
+        return path if refused is None else Problem(message=refused)

@@ -15,10 +15,11 @@ from orchestrator.clusters.worker_loop import WorkerLoop
 from orchestrator.decision import (
     NewWorker,
 )
+from workers.confinement import work_in_empty_folder
 from workers.settings import WorkerSettings
 from workers.worker import Worker
 
-PROTOCOL = 3
+PROTOCOL = 4
 """Of the calls below and of what goes through them. A worker of another one, left by an upgrade, is not adopted."""
 
 
@@ -30,6 +31,8 @@ class WorkerActor:
     ) -> None:
         sys.path.extend(entry for entry in search_path if entry not in sys.path)
         quiet_libraries()
+
+        work_in_empty_folder(settings.staging_dir / ".empty")
 
         def build() -> Worker:
             import torch

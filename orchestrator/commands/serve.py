@@ -31,7 +31,10 @@ def serve(
         Path | None, typer.Option(help="YAML list of {name, token, queues, read}; readable by its owner only.")
     ] = None,
     root: Annotated[
-        list[Path] | None, typer.Option("--root", help="Folder that the data of jobs must lie in; repeatable.")
+        list[Path] | None,
+        typer.Option(
+            "--root", help="Folder that the data and bases of jobs must lie in, no link leading out; repeatable."
+        ),
     ] = None,
     storage: Annotated[
         str | None, typer.Option(help="Root of an object store for checkpoints and adapters, such as s3://bucket/path.")
@@ -88,7 +91,7 @@ def serve(
     """Serve: take jobs in over HTTP, train them on a Ray cluster, and see them through restarts of everything."""
     from orchestrator.clusters.worker_resources import WorkerResources
     from orchestrator.operator_options import parse_labels, parse_queues, parse_resources
-    from orchestrator.service import ServeOptions
+    from orchestrator.serve_options import ServeOptions
     from orchestrator.service import serve as serve_jobs
 
     if ray_address and in_process:

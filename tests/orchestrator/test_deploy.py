@@ -206,3 +206,10 @@ def test_the_page_names_files_that_are_there() -> None:
     table = page.split("|---|---|", 1)[1].split("\n\n", 1)[0]
     named = set(re.findall(r"`([A-Za-z.-]+)`", "".join(row.split("|")[1] for row in table.splitlines() if row)))
     assert named == {path.name for path in DEPLOY.iterdir()} - {"README.md", "Dockerfile.dockerignore"}
+
+
+def test_the_service_stands_in_an_empty_folder_of_its_own() -> None:
+    found = directives(DEPLOY / "loraloom.service")
+    [name] = found["RuntimeDirectory"]
+    # systemd makes that folder at each start and removes it at the end.
+    assert found["WorkingDirectory"] == [f"%t/{name}"]

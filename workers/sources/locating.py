@@ -7,10 +7,11 @@ import glob
 import json
 import os
 import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from jobs.data_formats import BUILDERS, COMPRESSIONS, FORMAT_BY_ENDING, builder_of
 from jobs.errors import DataError
@@ -141,7 +142,7 @@ def _folder(block: DatasetSpec, named: Sequence[str], field: str) -> Located:
             return _one_split(files)
         return Located(splits={split: files}, one_split=False)
     names = _names_below(folder, field)
-    card = _card(str(folder / _CARD), block.path, field) if _CARD in names else {}
+    card = _card(partial(open_local, str(folder / _CARD)), block.path, field) if _CARD in names else {}
     splits = split_files(names, card, name=block.name, data_files=named, field=field, shown=block.path)
     found = {
         split: tuple(
@@ -182,7 +183,7 @@ def _saved(folder: Path, field: str) -> tuple[str | None, tuple[DataFile, ...]]:
 
 def _hub(block: DatasetSpec, repository: str, named: Sequence[str], field: str) -> Located:
     found = hub.find(repository, block.revision, field)
-    card = _card(found.file(_CARD).download(), repository, field) if _CARD in found.names else {}
+    card = _card(found.file(_CARD).open, repository, field) if _CARD in found.names else {}
     splits = split_files(found.names, card, name=block.name, data_files=named, field=field, shown=repository)
     by_split = {
         split: tuple(
@@ -217,12 +218,12 @@ def _read_json(path: Path, field: str) -> dict[str, Any]:
     return read
 
 
-def _card(path: str, shown: str, field: str) -> Mapping[str, Any]:
+def _card(opened: Callable[[], BinaryIO], shown: str, field: str) -> Mapping[str, Any]:
     """What stands between the lines of dashes at the head of a dataset's README.md."""
     from huggingface_hub import DatasetCard
 
     try:
-        with open_local(path) as file:
+        with opened() as file:
             text = file.read().decode("utf-8")
         return DatasetCard(text, ignore_metadata_errors=True).data.to_dict()
     except (OSError, ValueError) as error:

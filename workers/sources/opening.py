@@ -10,13 +10,13 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import BinaryIO, cast
 
 import pyarrow as pa
 
 from jobs.data_formats import split_ending
 from jobs.errors import DataError
+from workers import confinement
 from workers.sources.hub import HubFile
 
 _LFS_POINTER = b"version https://git-lfs"
@@ -56,9 +56,9 @@ def open_local(path: str) -> BinaryIO:
     """Open a local file that a spec names. Every local file of every dataset comes through here.
 
     Raises:
-        OSError: As `open` does.
+        OSError: As `open` does, and where the rules do not let it be read.
     """
-    return Path(path).open("rb")
+    return confinement.open_file(path)
 
 
 @contextmanager

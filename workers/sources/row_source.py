@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from jobs.errors import DataError
 from jobs.spec import DatasetSpec
+from workers import confinement
 from workers.sources import arrow_rows, csv_rows, json_rows, text_rows
 from workers.sources.locating import Located, locate
 from workers.sources.opening import DataFile
@@ -123,6 +124,7 @@ def open_rows(block: DatasetSpec, *, field: str) -> RowSource:
     Raises:
         DataError: File missing or unreadable, column or split unknown, a field that does nothing, nothing in it.
     """
+    block = confinement.data_block(block, field=field)
     return RowSource(block, field, _parts(block, locate(block, field=field), field))
 
 
