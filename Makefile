@@ -12,7 +12,7 @@ INSTALLED := .venv/.installed
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv real-inputs demo test lint format prometheus dashboards chromium vendor test-slow test-gpu bench chaos crashes \
+.PHONY: help venv real-inputs demo test lint format prometheus dashboards chromium vendor test-slow test-processors test-gpu bench chaos crashes \
 	simulate wheel clean
 
 help: ## list these commands
@@ -57,8 +57,11 @@ chromium: ## install the browser that the tests of the web pages drive, where we
 vendor: $(INSTALLED) ## fetch the libraries of the web pages and of their tests again, and compare them with the manifests
 	$(BIN)/python -m dashboards.vendoring dashboards/web/vendor tests/web/vendor
 
-test-slow: real-inputs ## the tests that take minutes on two cores
+test-slow: real-inputs test-processors ## the tests that take minutes on two cores
 	$(BIN)/python -m pytest -m slow
+
+test-processors: real-inputs ## the numeric tests as older and newer processors would run them
+	$(BIN)/python -m tests.processors
 
 test-gpu: real-inputs ## the tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu

@@ -45,6 +45,7 @@ def train_alone(
     initial: Weights,
     *,
     num_steps: int,
+    row_by_row: bool = False,
 ) -> OracleRun:
     """Train one job in PEFT.
 
@@ -54,6 +55,7 @@ def train_alone(
         rows: Its rows.
         initial: The factors to start from.
         num_steps: The schedule's length, and the steps taken.
+        row_by_row: Each row in a forward of its own, without padding: the same sums, rounded otherwise.
     """
     peft_model = get_peft_model(copy.deepcopy(model), _config(spec, model))
     layers = {name: one for name, one in peft_model.base_model.model.named_modules() if isinstance(one, LoraLayer)}
@@ -82,12 +84,16 @@ def train_alone(
         total = 0.0
         for micro_batch, batch in enumerate(batches):
             for module in given:
-                module.draw = DropoutDraw(
-                    probability=spec.lora.lora_dropout, seed=training.seed, step=step, micro_batch=micro_batch
+                module.begin(
+                    DropoutDraw(
+                        probability=spec.lora.lora_dropout, seed=training.seed, step=step, micro_batch=micro_batch
+                    ),
+                    num_tokens=sum(len(row.ids) for row in batch),
                 )
-            loss_sum = _loss_sum(peft_model, batch, given)
-            (loss_sum / num_labels).backward()
-            total += float(loss_sum.detach())
+            for rows_together in [[row] for row in batch] if row_by_row else [batch]:
+                loss_sum = _loss_sum(peft_model, rows_together, given)
+                (loss_sum / num_labels).backward()
+                total += float(loss_sum.detach())
         norms.append(float(torch.nn.utils.clip_grad_norm_(parameters, training.max_grad_norm or math.inf)))
         rates.append(schedule.get_last_lr()[0])
         losses.append(total / num_labels)
@@ -169,15 +175,22 @@ class GivenDropout(nn.Module):
         super().__init__()
         self.module, self.probability = module, probability
         self.draw: DropoutDraw | None = None
+        self.num_tokens = self.used = 0
         self.real: Tensor | None = None
         """(B, L): positions that are not padding; the mask covers these, in order."""
+
+    def begin(self, draw: DropoutDraw, *, num_tokens: int) -> None:
+        """Take the draw of the next micro-batch, which has so many tokens, in one forward or several."""
+        self.draw, self.num_tokens, self.used = draw, num_tokens, 0
 
     def forward(self, x_BLI: Tensor) -> Tensor:
         assert self.draw is not None
         assert self.real is not None
+        count = int(self.real.sum())
         keep = torch.ones(x_BLI.shape, dtype=x_BLI.dtype)
-        kept_TI = self.draw.mask(self.module, (int(self.real.sum()), x_BLI.shape[-1]), x_BLI.device)
-        keep[self.real] = kept_TI.to(x_BLI.dtype)
+        kept_TI = self.draw.mask(self.module, (self.num_tokens, x_BLI.shape[-1]), x_BLI.device)
+        keep[self.real] = kept_TI[self.used : self.used + count].to(x_BLI.dtype)
+        self.used += count
         return x_BLI * keep / (1.0 - self.probability)
 
 
@@ -222,7 +235,24 @@ def _worst(errors: Sequence[float]) -> float:
     return max(math.inf if math.isnan(error) else error for error in errors)
 
 
+def noise_floor(padded: OracleRun, row_by_row: OracleRun) -> Errors:
+    """How far PEFT is from itself, where the same sums are rounded otherwise (point 5 of the numbers contract)."""
+    return compare(row_by_row.losses, row_by_row.final, padded)
+
+
+def point_five(dtype: torch.dtype, floors: Sequence[Errors]) -> Errors:
+    """What point 5 of the numbers contract allows: fixed in fp64; in fp32 three times PEFT's distance from itself."""
+    if dtype == torch.float64:
+        return Errors(loss=1e-9, adapter=1e-7)
+    floor = worst(floors)
+    return Errors(loss=3 * floor.loss, adapter=3 * floor.adapter)
+
+
+def worst(errors: Sequence[Errors]) -> Errors:
+    """The largest of each kind."""
+    return Errors(loss=max(one.loss for one in errors), adapter=max(one.adapter for one in errors))
+
+
 def compare_all(trained: Trained, oracles: dict[str, OracleRun]) -> Errors:
     """All jobs of a worker against their oracles, the worst of each kind."""
-    errors = [compare(trained.losses(name), trained.final(name), oracle) for name, oracle in oracles.items()]
-    return Errors(loss=max(one.loss for one in errors), adapter=max(one.adapter for one in errors))
+    return worst([compare(trained.losses(name), trained.final(name), oracle) for name, oracle in oracles.items()])

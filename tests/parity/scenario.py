@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from jobs.spec import JobSpec
 from tests.models import Trained, make_data, make_spec, make_worker, norms_in_own_dtype, tiny_gpt2, tiny_llama, train
-from tests.parity.oracle import OracleRun, train_alone
+from tests.parity.oracle import Errors, OracleRun, noise_floor, point_five, train_alone
 from workers.dataset import JobData
 
 NUM_STEPS = 20
@@ -162,7 +162,7 @@ def pack_together(family: Family, dtype: torch.dtype, staging_dir: Path, *, layo
 
 
 @cache
-def oracles(family_name: str, dtype: torch.dtype) -> dict[str, OracleRun]:
+def oracles(family_name: str, dtype: torch.dtype, *, row_by_row: bool = False) -> dict[str, OracleRun]:
     """The four jobs one by one in PEFT. Computed once: many tests compare with them."""
     family = FAMILIES[family_name]
     specs, data = four_jobs(family, dtype), four_data()
@@ -170,10 +170,21 @@ def oracles(family_name: str, dtype: torch.dtype) -> dict[str, OracleRun]:
         initial = _initial(family, dtype)
         return {
             spec.name: train_alone(
-                family.build(dtype), spec, data[spec.name].train, initial[spec.name], num_steps=NUM_STEPS
+                family.build(dtype),
+                spec,
+                data[spec.name].train,
+                initial[spec.name],
+                num_steps=NUM_STEPS,
+                row_by_row=row_by_row,
             )
             for spec in specs
         }
+
+
+def tolerance(family_name: str, dtype: torch.dtype) -> Errors:
+    """What point 5 of the numbers contract allows the four jobs together."""
+    padded, unpadded = (oracles(family_name, dtype, row_by_row=one) for one in (False, True))
+    return point_five(dtype, [noise_floor(padded[name], unpadded[name]) for name in padded])
 
 
 def _initial(family: Family, dtype: torch.dtype) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import math
 from collections.abc import Callable
@@ -25,10 +26,11 @@ from tests.models import (
     make_rows,
     make_spec,
     make_worker,
+    norms_in_own_dtype,
     tiny_gpt2,
     tiny_llama,
 )
-from tests.parity.oracle import compare, train_alone
+from tests.parity.oracle import compare, noise_floor, point_five, train_alone
 from tests.tiny_base import write_tiny_base
 from workers.attention import PACKED_ROWS
 from workers.base_model import BaseModel, load_tokenizer, read_blueprint
@@ -139,9 +141,12 @@ def test_label_logits_of_rows_together_are_those_of_the_plain_model_on_each_row(
 
 @pytest.mark.parametrize("name", [name for name in NOT_PACKABLE if not name.startswith("Gemma")])
 def test_training_on_a_padded_base_equals_peft(name: str, tmp_path: Path) -> None:
+    # transformers computes Mamba's recurrence in fp32 whatever the dtype of its weights.
+    dtype = torch.float32 if "Mamba" in name else torch.float64
     specs = [
         make_spec(
             job,
+            dtype=dtype,
             lora={
                 "r": r,
                 "lora_alpha": 8,
@@ -159,15 +164,21 @@ def test_training_on_a_padded_base_equals_peft(name: str, tmp_path: Path) -> Non
         for job, r in (("one", 2), ("two", 5))
     ]
     data = {spec.name: make_data(spec.lora.r, [6, 3, 9, 4, 12, 5, 7]) for spec in specs}
-    worker = make_worker(NOT_PACKABLE[name](), data, tmp_path)
-    trained = admit(worker, specs)
-    while not worker.is_idle:
-        trained.reports += worker.step()
-    for spec in specs:
-        oracle = train_alone(NOT_PACKABLE[name](), spec, data[spec.name].train, trained.initial[spec.name], num_steps=6)
-        errors = compare(trained.losses(spec.name), trained.final(spec.name), oracle)
-        assert errors.loss <= 1e-4
-        assert errors.adapter <= 1e-4
+    model = NOT_PACKABLE[name]().to(dtype)
+    worker = make_worker(copy.deepcopy(model), data, tmp_path)
+    with norms_in_own_dtype():
+        trained = admit(worker, specs)
+        while not worker.is_idle:
+            trained.reports += worker.step()
+        for spec in specs:
+            padded, unpadded = (
+                train_alone(model, spec, data[spec.name].train, trained.initial[spec.name], num_steps=6, row_by_row=one)
+                for one in (False, True)
+            )
+            bound = point_five(dtype, [noise_floor(padded, unpadded)])
+            errors = compare(trained.losses(spec.name), trained.final(spec.name), padded)
+            assert errors.loss <= bound.loss
+            assert errors.adapter <= bound.adapter
 
 
 def test_the_base_is_frozen_in_evaluation_mode_with_every_linear_wrapped_but_the_head() -> None:
