@@ -28,7 +28,12 @@ from workers.settings import WorkerSettings
 from workers.worker import Worker
 
 VOCABULARY = 97
-DTYPE_NAMES = {torch.float64: "float64", torch.float32: "float32", torch.bfloat16: "bfloat16"}
+DTYPE_NAMES = {
+    torch.float64: "float64",
+    torch.float32: "float32",
+    torch.bfloat16: "bfloat16",
+    torch.float16: "float16",
+}
 
 
 def tiny_llama(dtype: torch.dtype = torch.float32, **config: Any) -> PreTrainedModel:

@@ -9,10 +9,13 @@ Shape legend: H query heads, G key/value heads, T tokens of the pack, t tokens o
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.varlen import varlen_attn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
@@ -39,6 +42,7 @@ def packed_rows_attention(
     dropout: float = 0.0,
     sliding_window: int | None = None,
     is_causal: bool | None = None,
+    deterministic: bool = False,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Attend each row of a pack to itself alone.
@@ -54,6 +58,7 @@ def packed_rows_attention(
         dropout: Must be 0: the frozen base runs without its own dropout.
         sliding_window: A token sees only this many last tokens, itself included.
         is_causal: Overrides the layer's own `is_causal`.
+        deterministic: The backward must give the same bits each time.
         kwargs: What else the model passes on. Score modifications that change the result are refused.
 
     Returns:
@@ -67,9 +72,26 @@ def packed_rows_attention(
     if modified or attention_mask is not None or dropout:
         raise NotImplementedError(f"packed rows do not support {modified or 'an attention mask or dropout'}")
     causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
-    if query.is_cuda and query.dtype in _VARLEN_DTYPES:
+    if takes_one_call(query.device.type, query.dtype, deterministic=deterministic):
         return _in_one_call(query, key, value, row_lengths, scaling, sliding_window, causal), None
     return _row_by_row(query, key, value, row_lengths, scaling, sliding_window, causal), None
+
+
+@contextmanager
+def deterministic_kernels(device: torch.device) -> Iterator[None]:
+    """Keep attention to kernels whose backward gives the same bits each time, in all threads of the process.
+
+    On a GPU the backward of flash and of memory-efficient attention adds up the gradient of the queries in whatever
+    order its blocks end (https://docs.pytorch.org/docs/stable/generated/torch.use_deterministic_algorithms.html); plain
+    products do not. On a CPU every kernel is deterministic.
+    """
+    with sdpa_kernel(SDPBackend.MATH) if device.type == "cuda" else nullcontext():
+        yield
+
+
+def takes_one_call(device_type: str, dtype: torch.dtype, *, deterministic: bool) -> bool:
+    """Whether the rows of a pack are attended by one variable-length call, whose backward is not deterministic."""
+    return device_type == "cuda" and dtype in _VARLEN_DTYPES and not deterministic
 
 
 def _in_one_call(

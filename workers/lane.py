@@ -13,6 +13,7 @@ from __future__ import annotations
 import copy
 import functools
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.pytorch_utils import Conv1D
 
-from workers import layout
+from workers import attention, layout
 from workers.dataset import Row
 from workers.lora import MultiAdapterLinear, Router, Segment
 from workers.loss import LabelLosses, head_losses, logit_losses
@@ -110,6 +111,7 @@ class Lane:
         *,
         lay_out: layout.LayOut,
         checkpointing: bool = False,
+        deterministic: bool = False,
     ) -> LabelLosses:
         """Forward and backward; gradients are added to the adapters of the segments.
 
@@ -119,11 +121,13 @@ class Lane:
             weights: For each row, what each of its label tokens counts in the loss.
             lay_out: How rows become the model's input.
             checkpointing: Keep only the borders of layers and compute the rest again.
+            deterministic: Use only attention whose backward gives the same bits each time; slower on a GPU.
         """
         self._checkpointing = checkpointing
         try:
-            with torch.enable_grad():
-                losses = self._losses(rows, segments, weights, lay_out)
+            kernels = attention.deterministic_kernels(self.tree.device) if deterministic else nullcontext()
+            with torch.enable_grad(), kernels:
+                losses = self._losses(rows, segments, weights, lay_out, deterministic=deterministic)
                 losses.total.backward()
             return losses
         finally:
@@ -167,9 +171,18 @@ class Lane:
         return isinstance(self._head.head, nn.Linear)
 
     def _losses(
-        self, rows: Sequence[Row], segments: Sequence[Segment], weights: Sequence[float], lay_out: layout.LayOut
+        self,
+        rows: Sequence[Row],
+        segments: Sequence[Segment],
+        weights: Sequence[float],
+        lay_out: layout.LayOut,
+        *,
+        deterministic: bool = False,
     ) -> LabelLosses:
         pack = lay_out(rows, self.tree.device)
+        if deterministic and "row_lengths" in pack.inputs:
+            # Beside the kernels allowed now: the backward of a recomputed layer runs in a thread of autograd's own.
+            pack.inputs["deterministic"] = True
         self.router.route(segments, pack.token_index_T)
         weights_N = torch.tensor(weights, dtype=torch.float64).repeat_interleave(
             torch.tensor([row.num_labels for row in rows])

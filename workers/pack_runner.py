@@ -18,6 +18,7 @@ from workers.base_model import BaseModel
 from workers.batcher import Kind
 from workers.job_run import JobRun, Work
 from workers.loss import exact_rows, job_sums
+from workers.loss_scale import loss_scale
 from workers.routing import AdapterFactors, TokenShare
 from workers.shares import divide
 
@@ -234,6 +235,7 @@ class PackRunner:
         lane, lay_out = self._lanes[number], self._base.lay_out
         kind = pieces[0].member.work.kind
         rows, segments, weights, counts = [], [], [], []
+        scaled: list[tuple[Tensor, float]] = []
         position = 0
         for piece in pieces:
             run, work = piece.member.run, piece.member.work
@@ -248,11 +250,30 @@ class PackRunner:
             segments.append(segment)
             position = segment.stop
             rows += own
-            weights += [1.0 / run.loss_denominator if kind is Kind.TRAIN else 1.0] * len(own)
+            weight = 1.0
+            if kind is Kind.TRAIN:
+                scale = loss_scale(self._base.dtype, run.loss_denominator)
+                weight = scale / run.loss_denominator
+                if scale != 1.0:
+                    grads = run.adapter.grads
+                    scaled.append((grads if spare is None else self._spares[spare][: grads.numel()], scale))
+            weights += [weight] * len(own)
             counts.append(sum(row.num_labels for row in own))
         if kind is Kind.TRAIN:
             checkpointing = pieces[0].member.run.spec.training.gradient_checkpointing
-            losses = lane.train(rows, segments, weights, lay_out=lay_out, checkpointing=checkpointing)
+            # What earlier micro-batches left there is scaled as this one's gradient is; powers of two lose nothing.
+            for grads, scale in scaled:
+                grads.mul_(scale)
+            losses = lane.train(
+                rows,
+                segments,
+                weights,
+                lay_out=lay_out,
+                checkpointing=checkpointing,
+                deterministic=pieces[0].member.is_exclusive,
+            )
+            for grads, scale in scaled:
+                grads.mul_(1.0 / scale)
             exact = iter(())
         else:
             losses = lane.evaluate(rows, segments, lay_out=lay_out)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import itertools
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.models import make_data, make_spec, make_worker, tiny_llama, train
 from workers import attention
 from workers.attention import packed_rows_attention
 
@@ -164,3 +166,44 @@ def test_variable_length_attention_is_asked_for_what_rows_one_by_one_give(
     twin = attention._row_by_row(query, key, value, LENGTHS, scaling, window, causal)
     assert ours.shape == twin.shape
     assert (ours - twin).abs().max() <= 1e-12
+
+
+@pytest.mark.parametrize("checkpointing", [False, True], ids=["kept", "recomputed"])
+@pytest.mark.parametrize("packing", ["shared", "exact"])
+def test_exact_jobs_ask_for_a_backward_that_repeats_its_bits(
+    packing: str, checkpointing: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a GPU the one call's backward adds up in any order; recomputed layers must be asked the same way."""
+    asked: list[bool] = []
+    allowed: list[torch.device] = []
+    takes_one_call, kernels = attention.takes_one_call, attention.deterministic_kernels
+
+    def watched(device_type: str, dtype: torch.dtype, *, deterministic: bool) -> bool:
+        if torch.is_grad_enabled():
+            asked.append(deterministic)
+        return takes_one_call(device_type, dtype, deterministic=deterministic)
+
+    def entered(device: torch.device) -> Any:
+        allowed.append(device)
+        return kernels(device)
+
+    monkeypatch.setattr(attention, "takes_one_call", watched)
+    monkeypatch.setattr(attention, "deterministic_kernels", entered)
+    spec = make_spec("job", packing=packing, training={"max_steps": 2, "gradient_checkpointing": checkpointing})
+    train(make_worker(tiny_llama(), {"job": make_data(1, [5, 3])}, tmp_path), [spec])
+    assert len(asked) == 2 * 3 * (2 if checkpointing else 1)
+    assert set(asked) == {packing == "exact"}
+    assert len(allowed) == (2 if packing == "exact" else 0)
+
+
+def test_only_a_gpu_in_16_bits_takes_one_call_and_never_where_bits_must_repeat() -> None:
+    for dtype in (torch.bfloat16, torch.float16):
+        assert attention.takes_one_call("cuda", dtype, deterministic=False)
+        assert not attention.takes_one_call("cuda", dtype, deterministic=True)
+        assert not attention.takes_one_call("cpu", dtype, deterministic=False)
+    assert not attention.takes_one_call("cuda", torch.float32, deterministic=False)
+    with attention.deterministic_kernels(torch.device("cuda")):
+        assert torch.backends.cuda.math_sdp_enabled()
+        assert not torch.backends.cuda.flash_sdp_enabled()
+        assert not torch.backends.cuda.mem_efficient_sdp_enabled()
+        assert not torch.backends.cuda.cudnn_sdp_enabled()

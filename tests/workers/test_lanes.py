@@ -58,7 +58,8 @@ def test_two_runs_give_the_same_bytes(settings: dict[str, Any], tmp_path: Path) 
 
 @pytest.mark.parametrize("packing", ["shared", "exact"])
 def test_on_more_lanes_a_job_learns_the_same_and_an_exact_one_bit_for_bit(packing: str, tmp_path: Path) -> None:
-    one, three = (together(tmp_path / str(lanes), packing=packing, num_lanes=lanes) for lanes in (1, 3))
+    dtype = torch.float32 if packing == "exact" else torch.float64
+    one, three = (together(tmp_path / str(lanes), dtype=dtype, packing=packing, num_lanes=lanes) for lanes in (1, 3))
     for name in NAMES:
         (assert_same_bits if packing == "exact" else assert_close)(three, one, name)
 
@@ -110,9 +111,9 @@ def out_of_memory() -> Exception:
 def test_a_pack_that_runs_out_of_memory_is_halved_until_it_fits(
     num_lanes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    expected = together(tmp_path / "roomy", num_lanes=num_lanes)
+    expected = together(tmp_path / "roomy", dtype=torch.float64, num_lanes=num_lanes)
     ran = breaking(monkeypatch, lambda rows: out_of_memory() if num_tokens(rows) > 23 else None)
-    tight = together(tmp_path / "tight", num_lanes=num_lanes)
+    tight = together(tmp_path / "tight", dtype=torch.float64, num_lanes=num_lanes)
     assert max(ran) > 23
     for name in NAMES:
         assert tight.end(name).state is JobState.SUCCEEDED
@@ -129,8 +130,8 @@ def test_a_micro_batch_that_breaks_every_pack_it_is_in_does_not_hold_up_its_job(
     training = {"num_train_epochs": 2, "per_device_train_batch_size": 1, "gradient_accumulation_steps": 3}
 
     def trained(folder: str) -> Trained:
-        worker = make_worker(tiny_llama(), data, tmp_path / folder, num_lanes=1)
-        return train(worker, [make_spec(name, training=training) for name in lengths])
+        worker = make_worker(tiny_llama(torch.float64), data, tmp_path / folder, num_lanes=1)
+        return train(worker, [make_spec(name, dtype=torch.float64, training=training) for name in lengths])
 
     expected = trained("roomy")
     ran = breaking(monkeypatch, lambda rows: out_of_memory() if num_tokens(rows) > 20 else None)
@@ -149,10 +150,11 @@ def test_only_the_job_that_does_not_fit_alone_fails(
     lengths = {"small": [5, 4, 3, 6], "large": [30, 28, 31, 29], "other": [7, 2, 6, 3]}
     data = {name: make_data(number, rows) for number, (name, rows) in enumerate(lengths.items())}
     training = {"max_steps": 6, "per_device_train_batch_size": 1, "weight_decay": 0.1}
+    dtype = torch.float32 if packing == "exact" else torch.float64
 
     def trained(folder: str, names: tuple[str, ...]) -> Trained:
-        worker = make_worker(tiny_llama(), data, tmp_path / folder, num_lanes=num_lanes)
-        return train(worker, [make_spec(name, packing=packing, training=training) for name in names])
+        worker = make_worker(tiny_llama(dtype), data, tmp_path / folder, num_lanes=num_lanes)
+        return train(worker, [make_spec(name, dtype=dtype, packing=packing, training=training) for name in names])
 
     expected = trained("without", ("small", "other"))
     breaking(monkeypatch, lambda rows: out_of_memory() if num_tokens(rows) > 25 else None)
@@ -167,7 +169,7 @@ def test_only_the_job_that_does_not_fit_alone_fails(
 
 @pytest.mark.parametrize("num_lanes", [1, 2, 3])
 def test_a_job_that_breaks_its_lane_ends_alone(num_lanes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    expected = together(tmp_path / "healthy", num_lanes=num_lanes)
+    expected = together(tmp_path / "healthy", dtype=torch.float64, num_lanes=num_lanes)
     original = Lane.train
 
     def train_or_break(self: Lane, rows: Any, segments: Any, *args: Any, **kwargs: Any) -> Any:
@@ -177,7 +179,7 @@ def test_a_job_that_breaks_its_lane_ends_alone(num_lanes: int, tmp_path: Path, m
         return losses
 
     monkeypatch.setattr(Lane, "train", train_or_break)
-    found = together(tmp_path / "broken", num_lanes=num_lanes)
+    found = together(tmp_path / "broken", dtype=torch.float64, num_lanes=num_lanes)
     assert found.end("faulty").state is JobState.FAILED
     assert "dislikes" in found.end("faulty").message
     for name in ("left", "middle", "right"):
