@@ -256,4 +256,9 @@ def _cluster(options: RunOptions, num_bases: int) -> Cluster:
         use_loopback()
     from orchestrator.clusters.ray_cluster import RayCluster
 
-    return RayCluster(num_workers=num_workers, address=options.ray_address, lease_seconds=options.lease_seconds)
+    return RayCluster(
+        num_workers=num_workers,
+        address=options.ray_address,
+        lease_seconds=options.lease_seconds,
+        shared_root=options.output_dir,
+    )

@@ -163,6 +163,7 @@ class _Service:
             resources=options.resources,
             object_store_bytes=options.object_store_bytes,
             lease_seconds=options.lease_seconds,
+            shares_folder=options.storage_uri is None,
             say=self.say,
         )
         is_to_end = not keeper.may_train

@@ -57,6 +57,7 @@ class ClusterKeeper:
         resources: WorkerResources | None = None,
         object_store_bytes: int | None = None,
         lease_seconds: float = LEASE_SECONDS,
+        shares_folder: bool = True,
         say: Callable[[str], None],
     ) -> None:
         """Join it. What takes a while, torch or Ray, is loaded here and not before.
@@ -69,6 +70,7 @@ class ClusterKeeper:
             resources: What a worker takes of its node.
             object_store_bytes: Of a Ray of our own; small where `None`.
             lease_seconds: A worker that gives no sign of life for so long is taken for hung.
+            shares_folder: Whether workers write below `data_dir`, so that all nodes must see it: without a store.
             say: Tells a person who looks on.
 
         Raises:
@@ -96,6 +98,7 @@ class ClusterKeeper:
             self._daemon = RayDaemon(data_dir, options)
         self.may_train = self._daemon is None or self._daemon.find() is not None
         from orchestrator.clusters.ray_service import RayService
+        from orchestrator.clusters.shared_folder import SharedFolder
 
         self.executor = f"Ray at {ray_address}" if ray_address else "a Ray of its own"
         self.cluster = RayService(
@@ -105,6 +108,7 @@ class ClusterKeeper:
             resources=resources,
             lease_seconds=lease_seconds,
             say=say,
+            shared=SharedFolder(data_dir) if ray_address is not None and shares_folder else None,
         )
 
     def look_after(self, wanted_devices: int) -> None:

@@ -10,6 +10,8 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 from orchestrator.clusters.ray_environment import protect_token
 
@@ -22,6 +24,7 @@ from jobs.records import Assignment
 from orchestrator.clusters.host import host_devices
 from orchestrator.clusters.processes import descendants, kill_if_same
 from orchestrator.clusters.ray_workers import RayWorkers
+from orchestrator.clusters.shared_folder import SharedFolder, look
 from orchestrator.decision import (
     NewWorker,
 )
@@ -40,16 +43,24 @@ _CONNECT_SECONDS = 5.0
 class RayCluster(RayWorkers):
     """A local Ray that lives as long as this object, or a part of an existing cluster."""
 
-    def __init__(self, *, num_workers: int, address: str | None = None, lease_seconds: float = LEASE_SECONDS) -> None:
+    def __init__(
+        self,
+        *,
+        num_workers: int,
+        address: str | None = None,
+        lease_seconds: float = LEASE_SECONDS,
+        shared_root: Path | None = None,
+    ) -> None:
         """Start a local Ray, or join the one at `address`.
 
         Args:
             num_workers: CPU workers wanted where the cluster has no GPU; with GPUs there is one worker a GPU.
             address: As `ray.init` takes it; `None` starts a local Ray on the loopback interface.
             lease_seconds: A worker that gives no sign of life for so long is taken for hung, killed and replaced.
+            shared_root: Folder that workers write into, which all nodes of somebody else's Ray must see.
 
         Raises:
-            WorkerError: Ray cannot be started or reached.
+            WorkerError: Ray cannot be started or reached, or a node does not see the folder.
         """
         super().__init__(lease_seconds=lease_seconds)
         if address is not None:
@@ -72,6 +83,8 @@ class RayCluster(RayWorkers):
             raise WorkerError(f"Ray cannot be {what}: {error}") from error
         protect_token()
         self._is_local = address is None
+        if address is not None and shared_root is not None:
+            require_shared(SharedFolder(shared_root))
         self._devices = self._find_devices(num_workers)
 
     def devices(self) -> list[Device]:
@@ -141,6 +154,24 @@ class RayCluster(RayWorkers):
         if not devices:
             raise WorkerError("the Ray cluster has neither CPUs nor GPUs for a worker")
         return devices
+
+
+def require_shared(shared: SharedFolder) -> None:
+    """Ask every node that could get a worker whether it sees a folder.
+
+    Raises:
+        WorkerError: One does not; the message names it and says what to do.
+    """
+    asked: dict[str, Any] = {}
+    for node in ray.nodes():
+        if node["Alive"] and node["Resources"].get("CPU"):
+            on_node = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            task: Any = ray.remote(look).options(num_cpus=0, scheduling_strategy=on_node)
+            asked[node["NodeID"]] = task.remote(str(shared.root), shared.nonce)
+    for node_id, ref in asked.items():
+        found: str | None = ray.get(ref)
+        if found is not None:
+            raise WorkerError(shared.problem(node_id[:8], found))
 
 
 def probe(num_workers: int, num_cpus: int, search_path: Sequence[str]) -> list[Device]:

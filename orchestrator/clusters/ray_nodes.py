@@ -16,6 +16,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from orchestrator.clusters.host import cpu_devices
 from orchestrator.clusters.ray_cluster import probe
+from orchestrator.clusters.shared_folder import SharedFolder, look_first
 from orchestrator.clusters.worker_resources import WorkerResources
 from orchestrator.snapshot import (
     Device,
@@ -44,8 +45,25 @@ class RayNodes:
     """Follows nodes as they come and go. `look` is cheap, and to be called often; nothing here waits."""
 
     def __init__(
-        self, wanted: WorkerResources, search_path: Sequence[str], *, now: Callable[[], float] = time.monotonic
+        self,
+        wanted: WorkerResources,
+        search_path: Sequence[str],
+        *,
+        shared: SharedFolder | None = None,
+        say: Callable[[str], None] = lambda _: None,
+        now: Callable[[], float] = time.monotonic,
     ) -> None:
+        """Nothing is asked before `look`.
+
+        Args:
+            wanted: What a worker takes.
+            search_path: Where nodes import from, beside what they have.
+            shared: Folder that a node must see to be used; `None` where workers need none.
+            say: Tells a person why a node is not used.
+            now: Seconds of a clock that never goes back.
+        """
+        self._shared = shared
+        self._say = say
         self._wanted = wanted
         self._search_path = list(search_path)
         self._now = now
@@ -58,6 +76,8 @@ class RayNodes:
         """Nodes that were there at the first look; `None` before it."""
         self._settled_at = now() + _FIRST_SECONDS
         self._not_before: dict[str, float] = {}
+        self._refused: set[str] = set()
+        """Nodes of which it was said that they are not used."""
         self._measured: dict[str, int] = {}
         """Bytes of a device by node name, of nodes whose memory our own workers hold already."""
 
@@ -125,10 +145,14 @@ class RayNodes:
             "scheduling_strategy": NodeAffinitySchedulingStrategy(node_id, soft=False),
         }
         num_cpus = int(node["Resources"].get("CPU", 0))
-        if node["Resources"].get("GPU"):
-            ref = ray.remote(max_calls=1)(probe).options(**options).remote(room, num_cpus, self._search_path)
-        else:
-            ref = ray.remote(max_calls=1)(available_bytes).options(**options).remote()
+        is_gpu = bool(node["Resources"].get("GPU"))
+        ask: Callable[..., Any] = probe if is_gpu else available_bytes
+        arguments: tuple[Any, ...] = (room, num_cpus, self._search_path) if is_gpu else ()
+        if self._shared is not None:
+            arguments = (str(self._shared.root), self._shared.nonce, self._search_path, ask, arguments)
+            ask = look_first
+        remote: Any = ray.remote(max_calls=1)(ask)
+        ref = remote.options(**options).remote(*arguments)
         self._pending[node_id] = _Pending(ref=ref, room=room, num_cpus=num_cpus)
 
     def _collect(self) -> None:
@@ -138,13 +162,23 @@ class RayNodes:
             node_id = by_ref[ref]
             pending = self._pending.pop(node_id)
             try:
-                found: list[Device] | int = ray.get(ref)
+                found: list[Device] | int | str = ray.get(ref)
             except RayError:
                 self._not_before[node_id] = self._now() + _AGAIN_SECONDS
+                continue
+            if isinstance(found, str):
+                self._refuse(node_id, found)
                 continue
             if isinstance(found, int):
                 found = cpu_devices(pending.room, num_cpus=pending.num_cpus, free_bytes=found)
             self._devices[node_id] = self._named(node_id, found, pending.room)
+
+    def _refuse(self, node_id: str, found: str) -> None:
+        """Do not use a node for now, and say why once; the share may be mounted there later."""
+        self._not_before[node_id] = self._now() + _AGAIN_SECONDS
+        if node_id not in self._refused and self._shared is not None:
+            self._refused.add(node_id)
+            self._say(f"{self._shared.problem(node_id[:_ID_LENGTH], found)}; it is not used, and asked again")
 
     def _named(self, node_id: str, found: Sequence[Device], room: int) -> list[Device]:
         """Devices with names of their own in the whole cluster, that stay the same as long as the node does."""

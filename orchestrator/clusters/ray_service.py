@@ -28,6 +28,7 @@ from orchestrator.clusters.ray_daemon import RayDaemon, answers
 from orchestrator.clusters.ray_environment import protect_token
 from orchestrator.clusters.ray_nodes import RayNodes
 from orchestrator.clusters.ray_workers import Handle, RayWorkers, kill, line_of, lost
+from orchestrator.clusters.shared_folder import SharedFolder
 from orchestrator.clusters.worker_actor import PROTOCOL
 from orchestrator.clusters.worker_resources import WorkerResources
 from orchestrator.decision import (
@@ -43,8 +44,6 @@ _DESCRIBE_SECONDS = 30.0
 """For a worker to say who it is. One that takes longer is as good as dead."""
 _MOST_MISSED = 3
 """Looks in a row that find nobody at another's Ray, before it is taken to be gone."""
-
-
 _MOST_FAILED_POLLS = 20
 """Failed polls in a row, and a lease's time of them, before all workers are taken for lost."""
 
@@ -61,6 +60,7 @@ class RayService(RayWorkers):
         resources: WorkerResources | None = None,
         lease_seconds: float = LEASE_SECONDS,
         say: Callable[[str], None] = lambda _: None,
+        shared: SharedFolder | None = None,
     ) -> None:
         """Join Ray. Call `adopt` before anything else.
 
@@ -71,6 +71,7 @@ class RayService(RayWorkers):
             resources: What a worker takes.
             lease_seconds: A worker that gives no sign of life for so long is taken for hung, killed and replaced.
             say: Tells a person who looks on.
+            shared: Folder that workers write into: nodes of another's Ray that do not see it are not used.
 
         Raises:
             WorkerError: Ray cannot be started or reached.
@@ -81,13 +82,13 @@ class RayService(RayWorkers):
         self._prefix = f"loraloom-{service_id}"
         self._daemon = daemon
         self._address = address
+        self._shared = shared
         self._resources = resources or WorkerResources()
         self._places: dict[str, Device] = {}
         """Where each worker was started."""
         self._requested: int | None = None
         self._num_missed = 0
         self._num_failed_polls = 0
-        """In a row, though Ray was there."""
         self._failing_since = 0.0
         self._join()
 
@@ -111,7 +112,7 @@ class RayService(RayWorkers):
         self._num_missed = 0
         # On our own Ray what can be imported here can be there; another's nodes have what they have.
         self._search_path = search_path() if self._daemon is not None else []
-        self._nodes = RayNodes(self._resources, self._search_path)
+        self._nodes = RayNodes(self._resources, self._search_path, shared=self._shared, say=self._say)
 
     def adopt(self, open_attempts: Mapping[str, Mapping[str, int]]) -> list[AdoptedWorker]:
         """Find the workers that an earlier service started, and take over those that train what the journal knows.
