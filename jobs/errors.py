@@ -121,3 +121,18 @@ class StoreUnavailableError(StoreError):
 
 class WorkerError(LoraloomError):
     """A worker as a whole died or raised; the jobs placed on it end with this reason."""
+
+
+class DeviceLostError(WorkerError):
+    """A device fails whatever is run on it from this process: the worker has to end, and its jobs go elsewhere.
+
+    `suspects` are the jobs that ran when it happened; it is the fault of one of them, or of the device. Where there is
+    one suspect alone, it may be charged if the same happens to it again.
+    """
+
+    def __init__(self, message: str, *, suspects: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.suspects = tuple(suspects)
+
+    def __reduce__(self) -> tuple[type[DeviceLostError], tuple[str], dict[str, tuple[str, ...]]]:  # type: ignore[override]
+        return type(self), (str(self),), {"suspects": self.suspects}

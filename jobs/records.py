@@ -137,6 +137,9 @@ class Assignment:
     worker its rows are rendered. `None`: the time at which they are."""
     file_rules: FileRules = field(default_factory=FileRules)
     """Under which its data is read."""
+    is_isolated: bool = False
+    """Run it in packs of its own: it is one of those that ran when a device was lost, and it is to be seen whether the
+    same happens without the others."""
 
 
 @dataclass(frozen=True, kw_only=True)

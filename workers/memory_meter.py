@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 from pathlib import Path
 
 import torch
@@ -59,15 +60,12 @@ def _status_bytes(field: str) -> int:
     raise OSError(f"{_STATUS} has no {field}")
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an allocation failed: CUDA has a type for it, torch's CPU allocator only words."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+def free_memory(device: torch.device) -> None:
+    """Free what nobody can reach any more, and what torch's allocator keeps for reuse.
 
-
-def free_cached_memory(device: torch.device) -> None:
-    """Give back what torch's allocator keeps for reuse, so that an allocation of another size finds room."""
+    Graphs and exceptions are parts of cycles at times, which only the collector finds.
+    """
+    gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
 

@@ -16,6 +16,7 @@ from jobs.records import EvalReport, StepReport
 from workers.adapter import with_gradients_in
 from workers.base_model import BaseModel
 from workers.batcher import Kind
+from workers.caught_error import CaughtError, catch
 from workers.job_run import JobRun, Work
 from workers.loss import exact_rows, job_sums
 from workers.loss_scale import loss_scale
@@ -81,7 +82,7 @@ class Taken:
 
     member: Member
     report: StepReport | EvalReport | None = None
-    error: Exception | None = None
+    error: CaughtError | None = None
 
 
 @dataclass(frozen=True)
@@ -89,14 +90,14 @@ class Failure:
     """Members of a lane that broke; what they had accumulated is to be thrown away."""
 
     members: tuple[Member, ...]
-    error: Exception
+    error: CaughtError
 
 
 @dataclass
 class _LaneRun:
     """What came of one lane."""
 
-    error: Exception | None = None
+    error: CaughtError | None = None
     taken: list[Taken] | None = None
     cut: dict[str, Outcome] | None = None
     """Results of slices that are not whole, by job id."""
@@ -220,7 +221,7 @@ class PackRunner:
         try:
             outcomes = self._forward_backward(number, pieces, spares, began, len(wave))
         except Exception as error:
-            return _LaneRun(error=error)
+            return _LaneRun(error=catch(error))
         taken, cut = [], {}
         for piece, outcome in zip(pieces, outcomes, strict=True):
             if piece.is_whole:
@@ -301,7 +302,7 @@ def _take(member: Member, outcome: Outcome, take_in: TakeIn) -> Taken:
     try:
         return Taken(member, report=take_in(member, outcome))
     except Exception as error:
-        return Taken(member, error=error)
+        return Taken(member, error=catch(error))
 
 
 def _cut_members(wave: Wave) -> Iterable[Member]:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from workers import attention, layout
 from workers.dataset import Row
+from workers.device_errors import is_of_the_device
 from workers.lane import Lane
 from workers.trial import try_out, with_short_windows
 
@@ -53,7 +54,9 @@ class Probe:
                 self._model.set_attn_implementation(attention.PACKED_ROWS)
                 pack = layout.packed(self._rows, device)
                 packs = not self._leaks(pack) and self._same(self._logits(pack), alone)
-        except (NotImplementedError, TypeError, ValueError, RuntimeError):
+        except (NotImplementedError, TypeError, ValueError, RuntimeError) as error:
+            if is_of_the_device(error):
+                raise
             packs = False
         if not packs:
             self._model.set_attn_implementation(usual)
@@ -77,7 +80,9 @@ class Probe:
         try:
             with torch.no_grad():
                 return torch.equal(self._lane.head_logits(pack).double(), self._logits(pack))
-        except (AttributeError, TypeError, ValueError, RuntimeError):
+        except (AttributeError, TypeError, ValueError, RuntimeError) as error:
+            if is_of_the_device(error):
+                raise
             return False
 
     def _masks_are_known(self) -> bool:

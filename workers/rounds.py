@@ -3,38 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
-from jobs.errors import JobError
+from jobs.errors import DeviceLostError, JobError
 from jobs.records import EvalReport, StepReport
 from workers.batcher import Batcher, Candidate, Kind
-from workers.flops import AdapterCost, FlopCount, FlopLoad
-from workers.job_run import JobRun
+from workers.caught_error import CaughtError, catch
+from workers.job_table import JobTable
 from workers.memory import PackLoad
 from workers.memory_fit import MemoryFit
-from workers.memory_meter import PeakMeter, free_cached_memory, is_out_of_memory
-from workers.pack_runner import Failure, Member, Outcome, PackRunner, Slice, Taken, Wave
-from workers.usage import Accounts, Ran
-
-
-@dataclass
-class Totals:
-    """What all packs of a worker came to."""
-
-    tokens: int = 0
-    """Trained on."""
-    label_tokens: int = 0
-    """Those among them that have a loss."""
-    padding_tokens: int = 0
-    steps: int = 0
-    pack_tokens: int = 0
-    """Of shared packs, also of evaluations."""
-    pack_room: int = 0
-    """That those packs had."""
-    flops: float = 0.0
+from workers.memory_meter import PeakMeter, free_memory
+from workers.pack_accounts import PackAccounts
+from workers.pack_runner import Failure, Member, Outcome, PackRunner, Taken
 
 
 class Rounds:
@@ -45,16 +27,14 @@ class Rounds:
         runner: PackRunner,
         fit: MemoryFit,
         device: torch.device,
+        accounts: PackAccounts,
         *,
         token_budget: int,
         num_measured: int,
-        flops: FlopCount,
-        accounts: Accounts,
-        is_padded: bool,
-        here: Mapping[str, JobRun],
-        priorities: Mapping[str, int],
+        jobs: JobTable,
+        is_training: Callable[[str], bool],
         take_in: Callable[[Taken], None],
-        fail: Callable[[str, BaseException], None],
+        fail: Callable[[str, CaughtError], None],
     ) -> None:
         """Run on the lanes of `runner`.
 
@@ -62,60 +42,66 @@ class Rounds:
             runner: The lanes.
             fit: Takes in what measured packs took.
             device: Whose memory is measured.
+            accounts: Charged with what packs take.
             token_budget: Tokens that a pack of several jobs may hold.
             num_measured: First packs whose peak is measured.
-            flops: Counts what packs need.
-            accounts: Charged with what they take.
-            is_padded: Whether rows are brought to one length.
-            here: The jobs of the worker by id, in order of admission; a view, never changed from here.
-            priorities: Of jobs, where they are not as in their specs; likewise a view.
+            jobs: Those of the worker; never changed from here.
+            is_training: Whether a job is still to run; not one that has ended, is about to end, or waits.
             take_in: Told of every micro-batch that was run.
-            fail: Ends a job, which then is not in `here` any more.
+            fail: Ends a job; at once, or as soon as a save of it is done. Either way it trains no more.
         """
         self.meter = PeakMeter(device)
-        self.totals = Totals()
         self._runner = runner
         self._fit = fit
         self._device = device
-        self._num_measured = num_measured
-        self._flops = flops
         self._accounts = accounts
-        self._is_padded = is_padded
-        self._costs: dict[str, AdapterCost] = {}
+        self._num_measured = num_measured
         self._batcher = Batcher(token_budget)
-        self._here = here
-        self._priorities = priorities
+        self._jobs = jobs
+        self._is_training = is_training
         self._take_in = take_in
         self._fail = fail
 
     def packs(self, members: Sequence[Member]) -> Iterator[list[Member]]:
-        """A round's packs. Those of `exact` jobs hold one job; as many of them as there are lanes run side by side."""
+        """A round's packs, each of one kind of work: training or evaluation, with or without checkpointing.
+
+        Those of `exact` jobs hold one job; as many of them as there are lanes, and as the token budget has room for,
+        run side by side.
+        """
         by_job = {member.run.job_id: member for member in members}
         candidates = [
             Candidate(
                 job_id=member.run.job_id,
                 tokens=member.work.batch.num_tokens,
                 kind=member.work.kind,
-                exclusive=member.is_exclusive,
+                exclusive=member.is_exclusive or member.run.job_id in self._jobs.isolated,
                 checkpointing=member.run.spec.training.gradient_checkpointing,
-                priority=self._priorities.get(member.run.job_id, member.run.spec.scheduling.priority),
+                priority=self._jobs.priorities.get(member.run.job_id, member.run.spec.scheduling.priority),
             )
             for member in members
         ]
-        side_by_side: list[Member] = []
+        waves: dict[tuple[Kind, bool], list[Member]] = {}
         for pack in self._batcher.round(candidates):
-            if not pack[0].exclusive:
-                yield [by_job[candidate.job_id] for candidate in pack]
+            members_of_pack = [by_job[candidate.job_id] for candidate in pack]
+            if not members_of_pack[0].is_exclusive:
+                yield members_of_pack
                 continue
-            side_by_side.append(by_job[pack[0].job_id])
-            if len(side_by_side) == self._runner.num_lanes:
-                yield side_by_side
-                side_by_side = []
-        if side_by_side:
-            yield side_by_side
+            wave = waves.setdefault((pack[0].kind, pack[0].checkpointing), [])
+            if wave and _num_tokens([*wave, *members_of_pack]) > self._batcher.token_budget:
+                yield list(wave)
+                wave.clear()
+            wave += members_of_pack
+            if len(wave) == self._runner.num_lanes:
+                yield list(wave)
+                wave.clear()
+        yield from (wave for wave in waves.values() if wave)
 
     def run(self, pack: list[Member], *, on_one_lane: bool = False) -> None:
-        """Run a pack; what breaks is run again in smaller parts, to find out whose fault it is."""
+        """Run a pack; what breaks is run again in smaller parts, to find out whose fault it is.
+
+        Raises:
+            DeviceLostError: The device is lost to this process.
+        """
         wave = self._runner.arrange(pack, on_one_lane=on_one_lane)
         load = load_of(pack)
         measured = load is not None and self._is_worth_measuring(load) and self.meter.begin()
@@ -123,60 +109,14 @@ class Rounds:
         began = time.monotonic()
         taken, failures = self._runner.run(wave, _hand_over)
         seconds = time.monotonic() - began
+        _require_device(pack, taken, failures)
         if measured and load is not None and not failures:
             self._fit.observe(load, self.meter.peak_bytes() - held_bytes)
-        self._account(pack, wave, taken, seconds, disturbed=bool(measured or failures))
-        for one in sorted(taken, key=lambda one: list(self._here).index(one.member.run.job_id)):
+        self._accounts.add(pack, wave, taken, seconds, disturbed=bool(measured or failures))
+        for one in sorted(taken, key=lambda one: list(self._jobs.runs).index(one.member.run.job_id)):
             self._take_in(one)
         for failure in failures:
             self._run_again(failure, alone=on_one_lane and len(pack) == 1)
-
-    def _account(
-        self, pack: Sequence[Member], wave: Wave, taken: Sequence[Taken], seconds: float, *, disturbed: bool
-    ) -> None:
-        """Count a pack, and charge its jobs with it; who broke has had the device as well."""
-        kind, totals = pack[0].work.kind, self.totals
-        padding = _padding(wave) if self._is_padded else {}
-        done = [
-            Ran(
-                job_id=one.member.run.job_id,
-                kind=kind,
-                tokens=one.member.work.batch.num_tokens,
-                labels=one.member.work.batch.num_labels,
-                padding=padding.get(one.member.run.job_id, 0),
-            )
-            for one in taken
-        ]
-        tokens = {member.run.job_id: member.work.batch.num_tokens for member in pack}
-        self._accounts.charge(tokens)
-        self._accounts.ran(done)
-        self._accounts.times.add(kind, sum(tokens.values()), seconds, disturbed=disturbed)
-        if not pack[0].is_exclusive:
-            totals.pack_tokens += sum(tokens.values())
-            # A micro-batch that is larger than the budget runs by itself, and fills its pack.
-            totals.pack_room += max(self._batcher.token_budget, sum(tokens.values()))
-        if kind is Kind.TRAIN:
-            totals.tokens += sum(one.tokens for one in done)
-            totals.label_tokens += sum(one.labels for one in done)
-            totals.padding_tokens += sum(one.padding for one in done)
-            totals.steps += sum(isinstance(one.report, StepReport) for one in taken)
-        if not disturbed or len(taken) == len(pack):
-            totals.flops += sum(self._flops.pack(kind, [self._flop_load(piece) for piece in lane]) for lane in wave)
-
-    def _flop_load(self, piece: Slice) -> FlopLoad:
-        run, lengths, rows = piece.member.run, _lengths(piece), piece.member.work.batch.rows
-        if run.job_id not in self._costs:
-            self._costs[run.job_id] = self._flops.adapter(run.adapter.targets)
-        return FlopLoad(
-            adapter=self._costs[run.job_id],
-            tokens=sum(lengths),
-            labels=sum(rows[index].num_labels for index in piece.rows),
-            squares=sum(length**2 for length in lengths),
-        )
-
-    def forget(self, job_id: str) -> None:
-        """Drop what is kept for a job."""
-        self._costs.pop(job_id, None)
 
     def _is_worth_measuring(self, load: PackLoad) -> bool:
         """The first packs, and any that is clearly larger than all before."""
@@ -196,11 +136,11 @@ class Rounds:
         for member in members:
             member.run.rewind()
         if alone:
-            self._fail(members[0].run.job_id, _too_large(error) if is_out_of_memory(error) else error)
+            self._fail(members[0].run.job_id, _too_large(error) if error.is_out_of_memory else error)
             return
         parts = [members[index : index + 1] for index in range(len(members))]
-        if is_out_of_memory(error):
-            free_cached_memory(self._device)
+        if error.is_out_of_memory:
+            free_memory(self._device)
             middle = len(members) // 2
             parts = [part for part in (members[:middle], members[middle:]) if part]
         for part in parts:
@@ -211,7 +151,7 @@ class Rounds:
     def _still_behind(self, broken: Member, step: int) -> Member | None:
         """What a job is to run next, while that is not beyond the work that broke."""
         run = broken.run
-        work = run.next_work() if run.job_id in self._here and run.step == step else None
+        work = run.next_work() if self._is_training(run.job_id) and run.step == step else None
         if work is None or work.kind is not broken.work.kind or work.micro_batch > broken.work.micro_batch:
             return None
         return Member(run, work)
@@ -230,19 +170,15 @@ def load_of(pack: Sequence[Member]) -> PackLoad | None:
     )
 
 
-def _padding(wave: Wave) -> dict[str, int]:
-    """Positions beyond the ends of each job's rows, which are as long as the longest on their lane."""
-    padding: dict[str, int] = {}
-    for lane in wave:
-        lengths = {piece.member.run.job_id: _lengths(piece) for piece in lane}
-        longest = max(max(own) for own in lengths.values())
-        for job_id, own in lengths.items():
-            padding[job_id] = padding.get(job_id, 0) + len(own) * longest - sum(own)
-    return padding
+def _num_tokens(members: Sequence[Member]) -> int:
+    return sum(member.work.batch.num_tokens for member in members)
 
 
-def _lengths(piece: Slice) -> list[int]:
-    return [len(piece.member.work.batch.rows[index].ids) for index in piece.rows]
+def _require_device(pack: Sequence[Member], taken: Sequence[Taken], failures: Sequence[Failure]) -> None:
+    """Run nothing again on a device that fails whatever is run on it: each member would seem to be at fault."""
+    for one in [*failures, *taken]:
+        if one.error is not None and one.error.is_sticky:
+            raise DeviceLostError(one.error.summary, suspects=[member.run.job_id for member in pack])
 
 
 def _hand_over(member: Member, outcome: Outcome) -> StepReport | EvalReport | None:
@@ -251,10 +187,12 @@ def _hand_over(member: Member, outcome: Outcome) -> StepReport | EvalReport | No
     return member.run.evaluated(member.work, loss_sum=outcome.loss_sum, exact=outcome.exact, seconds=outcome.seconds)
 
 
-def _too_large(error: BaseException) -> JobError:
-    first = str(error).strip().splitlines()[0]
-    return JobError(
-        "memory",
-        f"a micro-batch of this job does not fit even alone ({first}); lower "
-        "training.per_device_train_batch_size or training.max_length, or set training.gradient_checkpointing",
+def _too_large(error: CaughtError) -> CaughtError:
+    first = error.message.strip().partition("\n")[0]
+    return catch(
+        JobError(
+            "memory",
+            f"a micro-batch of this job does not fit even alone ({first}); lower "
+            "training.per_device_train_batch_size or training.max_length, or set training.gradient_checkpointing",
+        )
     )

@@ -21,15 +21,18 @@ import torch
 
 from jobs.checkpoints import CheckpointError, CheckpointIdentity, DataFingerprints, DiskFullError, Surroundings
 from jobs.errors import StoreError
-from jobs.records import Assignment, BadCheckpoint, BaseKey, CheckpointRecord, JobProgress, ResumeReport
+from jobs.records import Assignment, BadCheckpoint, BaseKey, CheckpointRecord, ResumeReport
 from workers import checkpoint
 from workers.base_model import BaseModel
 from workers.capture import capture, restore
+from workers.caught_error import CaughtError, catch
 from workers.job_run import JobRun
 from workers.publishing import free_bytes
 from workers.restoring import load_newest
+from workers.resumption import resume_report
 from workers.snapshot import JobSnapshot
 from workers.storage import Storage
+from workers.uploads import Uploaded, Uploads
 
 RETRY_SECONDS = 5.0
 """Between two tries of a job that waits for room on the disk, or for the store."""
@@ -49,18 +52,8 @@ class Saved:
     record: CheckpointRecord | None = None
     seconds: float = 0.0
     """Copying and writing it."""
-    error: Exception | None = None
+    error: CaughtError | None = None
     """Set where there is no record."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Uploaded:
-    """What came of bringing an adapter into the store."""
-
-    job_id: str
-    uri: str | None = None
-    error: BaseException | None = None
-    """Set where there is no URI."""
 
 
 @dataclass
@@ -71,8 +64,8 @@ class _Enrolled:
     peft_config: Mapping[str, Any]
     saved_at: Position = (0, 0)
     """Where its newest checkpoint stands; a fresh job can be had again for nothing."""
-    under_way: Future[tuple[CheckpointRecord, float]] | None = None
-    """Ends with the record and the seconds that it took."""
+    under_way: Future[Saved] | None = None
+    """Never raises: an exception would hold the copy that could not be written."""
     position: Position = (0, 0)
     """Of what is under way."""
     held_for: DiskFullError | StoreError | None = None
@@ -105,13 +98,12 @@ class JobSaver:
         self._now = now
         self._save = save
         self._storage = storage
-        self._uploads: dict[str, Future[str]] = {}
-        """Artifacts under way, by job id."""
         self._is_store_found = False
         self._jobs: dict[str, _Enrolled] = {}
         self._held_bytes: dict[Future[Any], int] = {}
         """Of copies that may still be in memory."""
         self._writer = ThreadPoolExecutor(1, "saving")
+        self._uploads = Uploads(storage, self._writer) if storage is not None else None
 
     def prepare(self, assignment: Assignment) -> None:
         """Bring what a job will go on from to this machine, before it takes anybody's time but its own.
@@ -143,7 +135,7 @@ class JobSaver:
         """
         if self._root is None:
             # Nothing was ever saved, so a later attempt starts over, and has to say so.
-            return None if assignment.attempt == 1 else _resumed(run, record=None)
+            return None if assignment.attempt == 1 else resume_report(run, record=None)
         job = _Enrolled(
             identity=self._identity(run, assignment.attempt),
             peft_config=checkpoint.peft_config(
@@ -163,7 +155,7 @@ class JobSaver:
             restore(run, found.snapshot)
             differences = found.snapshot.surroundings.differences(self._surroundings)
             job.saved_at = (run.step, found.snapshot.standing.micro_batch)
-        return _resumed(
+        return resume_report(
             run,
             record=found.record,
             quarantined=tuple(BadCheckpoint(record=bad.record, problem=str(bad.error)) for bad in found.quarantined),
@@ -239,35 +231,28 @@ class JobSaver:
             if future is None or (job_id is not None and one != job_id) or not (wait or future.done()):
                 continue
             job.under_way = None
-            try:
-                record, seconds = future.result()
-                results.append(Saved(job_id=one, record=record, seconds=seconds))
+            results.append(future.result())
+            if results[-1].record is not None:
                 job.saved_at, job.held_for = job.position, None
-            except Exception as error:
-                results.append(Saved(job_id=one, error=error))
         return results
+
+    @property
+    def has_store(self) -> bool:
+        """Whether saves and adapters are done when they are in a store."""
+        return self._storage is not None
 
     def upload(self, job_id: str, folder: Path, attempt: int) -> None:
         """Begin to bring a finished adapter into the store, after what is under way. There must be a store."""
-        assert self._storage is not None
-        self._uploads[job_id] = self._writer.submit(self._storage.keep_artifact, folder, job_id, attempt)
+        assert self._uploads is not None
+        self._uploads.begin(job_id, folder, attempt)
 
     def is_uploading(self, job_id: str) -> bool:
         """Whether the job's adapter is on its way, or has just come to its end."""
-        return job_id in self._uploads
+        return self._uploads is not None and job_id in self._uploads
 
     def uploaded(self) -> list[Uploaded]:
         """What has come of uploads since the last call; nothing is waited for."""
-        done = {job_id: future for job_id, future in self._uploads.items() if future.done()}
-        results = []
-        for job_id, future in done.items():
-            del self._uploads[job_id]
-            error = future.exception()
-            if error is None:
-                results.append(Uploaded(job_id=job_id, uri=future.result()))
-            else:
-                results.append(Uploaded(job_id=job_id, error=error))
-        return results
+        return self._uploads.collect() if self._uploads is not None else []
 
     def hold(self, job_id: str, error: DiskFullError | StoreError) -> bool:
         """Keep a job still until there is room and a save of it has gone well; false for one that is never saved."""
@@ -300,7 +285,8 @@ class JobSaver:
     def forget(self, job_id: str) -> None:
         """The job leaves. What is under way ends by itself, and counts for nothing."""
         self._jobs.pop(job_id, None)
-        self._uploads.pop(job_id, None)
+        if self._uploads is not None:
+            self._uploads.forget(job_id)
         if self._storage is not None and self._root is not None:
             self._writer.submit(self._storage.clear, self._root / job_id)
 
@@ -319,18 +305,27 @@ class JobSaver:
     def _begin(self, run: JobRun, job: _Enrolled) -> None:
         assert self._root is not None
         began = time.monotonic()
-        snapshot = capture(run, identity=job.identity, surroundings=self._surroundings, peft_config=job.peft_config)
+        job.position = _position(run)
+        try:
+            snapshot = capture(run, identity=job.identity, surroundings=self._surroundings, peft_config=job.peft_config)
+        except Exception as error:
+            # No room for the copy, say. It is this job's trouble, and the others are saved all the same.
+            job.under_way = Future()
+            job.under_way.set_result(Saved(job_id=run.job_id, error=catch(error)))
+            return
         copied_seconds = time.monotonic() - began
-        job.position = (snapshot.standing.step, snapshot.standing.micro_batch)
         job.under_way = self._writer.submit(self._write, snapshot, self._root / run.job_id, copied_seconds)
         self._held_bytes[job.under_way] = _snapshot_bytes(run)
 
-    def _write(self, snapshot: JobSnapshot, folder: Path, copied_seconds: float) -> tuple[CheckpointRecord, float]:
-        began = time.monotonic()
-        record = self._save(snapshot, folder)
-        if self._storage is not None:
-            self._storage.keep(record, folder)
-        return record, copied_seconds + time.monotonic() - began
+    def _write(self, snapshot: JobSnapshot, folder: Path, copied_seconds: float) -> Saved:
+        began, job_id = time.monotonic(), snapshot.identity.job_id
+        try:
+            record = self._save(snapshot, folder)
+            if self._storage is not None:
+                self._storage.keep(record, folder)
+        except Exception as error:
+            return Saved(job_id=job_id, error=catch(error))
+        return Saved(job_id=job_id, record=record, seconds=copied_seconds + time.monotonic() - began)
 
 
 def surroundings(device: torch.device, num_threads: int) -> Surroundings:
@@ -342,23 +337,6 @@ def surroundings(device: torch.device, num_threads: int) -> Surroundings:
     )
 
 
-def _resumed(
-    run: JobRun,
-    *,
-    record: CheckpointRecord | None,
-    quarantined: tuple[BadCheckpoint, ...] = (),
-    differences: tuple[str, ...] = (),
-) -> ResumeReport:
-    return ResumeReport(
-        job_id=run.job_id,
-        record=record,
-        progress=_progress(run),
-        evaluated_at=run.evaluated_at,
-        quarantined=quarantined,
-        differences=differences,
-    )
-
-
 def _snapshot_bytes(run: JobRun) -> int:
     """What a copy of the job takes where it stands."""
     parts = 1 + len(run.optimizer.state.moments) + (not run.is_between_steps)
@@ -367,17 +345,3 @@ def _snapshot_bytes(run: JobRun) -> int:
 
 def _position(run: JobRun) -> Position:
     return run.step, run.standing.micro_batch
-
-
-def _progress(run: JobRun) -> JobProgress:
-    step, evaluation = run.last_step, run.last_eval
-    return JobProgress(
-        step=run.step,
-        total_steps=run.total_steps,
-        epoch=run.epoch,
-        train_loss=step.loss if step is not None and step.logged else None,
-        eval_loss=evaluation.loss if evaluation is not None else None,
-        eval_exact_match=evaluation.exact_match if evaluation is not None else None,
-        tokens=run.tokens,
-        busy_seconds=run.seconds,
-    )

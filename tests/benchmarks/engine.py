@@ -85,7 +85,7 @@ class Packed:
 
     def settle(self) -> None:
         """Wait until all checkpoints that were begun are on the disk."""
-        self.worker._take_saved(self.worker._saver.collect(wait=True))
+        self.worker._endings.take_saved(self.worker._saver.collect(wait=True))
 
     def close(self) -> None:
         """Remove the staging folder."""

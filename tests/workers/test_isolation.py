@@ -15,8 +15,7 @@ from jobs.records import JobState
 from jobs.spec import JobSpec
 from tests.models import Trained, admit, make_data, make_spec, make_worker, tiny_gpt2, tiny_llama, train
 from tests.published import content
-from workers import admission
-from workers import worker as worker_module
+from workers import admission, endings
 from workers.dataset import JobData
 from workers.job_run import JobRun
 from workers.rounds import Rounds
@@ -197,7 +196,7 @@ def test_nothing_of_a_job_changes_while_packs_without_it_run(tmp_path: Path, mon
     def watched(self: Rounds, pack: list[Any]) -> None:
         nonlocal packs
         members = {member.run.job_id for member in pack}
-        others = {job_id: run for job_id, run in self._here.items() if job_id not in members}
+        others = {job_id: run for job_id, run in self._jobs.runs.items() if job_id not in members}
         before = {job_id: state_of(run) for job_id, run in others.items()}
         run_pack(self, pack)
         for job_id, run in others.items():
@@ -217,7 +216,7 @@ def test_nothing_of_a_job_changes_while_a_neighbour_is_exported_or_released(
     worker = make_worker(tiny_llama(), data_of(), tmp_path)
     admit(worker, [spec_of("left", max_steps=2, gradient_accumulation_steps=1), spec_of("middle"), spec_of("right")])
     exported = []
-    export = worker_module.artifact.export
+    export = endings.artifact.export
 
     def watched(*args: Any, **named: Any) -> None:
         others = {job_id: run for job_id, run in worker.runs().items() if job_id != "left"}
@@ -227,7 +226,7 @@ def test_nothing_of_a_job_changes_while_a_neighbour_is_exported_or_released(
             assert changes(state_of(run), before[job_id]) == {}
         exported.append(args[2].job_id)
 
-    monkeypatch.setattr(worker_module.artifact, "export", watched)
+    monkeypatch.setattr(endings.artifact, "export", watched)
     for _ in range(3):
         worker.step()
     assert exported == ["left"]

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.models import make_data, make_spec, make_worker, tiny_llama, train
+from workers.device_errors import is_out_of_memory
 from workers.memory import (
     MAX_TOKEN_BUDGET,
     MIN_TOKEN_BUDGET,
@@ -19,7 +20,7 @@ from workers.memory import (
     worker_bytes,
 )
 from workers.memory_fit import MemoryFit
-from workers.memory_meter import PeakMeter, is_out_of_memory
+from workers.memory_meter import PeakMeter
 
 SHAPE = BaseShape(num_parameters=10**6, itemsize=4, vocab_size=1000, linear_features=10_000)
 

@@ -23,6 +23,7 @@ from jobs.records import (
 from orchestrator.job_files import JobFiles
 from tests.models import make_data, make_spec, make_worker, tiny_llama, train
 from tests.stores import Faults, claimed, rewrite
+from workers.caught_error import catch
 from workers.object_store import ObjectStore
 from workers.worker import Worker
 
@@ -216,7 +217,7 @@ def test_a_job_waits_for_a_store_that_refuses_and_its_neighbour_trains_on(
     worker.assign([Assignment(job_id="moved", spec=spec_of("moved", save_steps=2))])
     worker.assign([Assignment(job_id="other", spec=spec_of("other"))])
     reports = stepped(worker, ended("other"))
-    reports += stepped(worker, lambda _: "moved" in worker._paused)
+    reports += stepped(worker, lambda _: "moved" in worker._jobs.paused)
     reports += worker.step()
     paused = [one for one in reports if isinstance(one, StateReport) and one.state is JobState.PAUSED]
     assert {one.job_id for one in paused} == {"moved"}
@@ -263,7 +264,7 @@ def test_a_job_that_fails_while_it_is_uploaded_keeps_its_checkpoint_and_nobody_w
     worker.assign([Assignment(job_id="moved", spec=spec_of("moved", save_steps=2, max_steps=20))])
     worker.assign([Assignment(job_id="other", spec=spec_of("other", max_steps=20))])
     stepped(worker, lambda _: worker._saver.is_under_way("moved"))
-    worker._fail("moved", RuntimeError("its own fault"))
+    worker._endings.fail("moved", catch(RuntimeError("its own fault")))
     before = worker.runs()["other"].step
     reports = [report for _ in range(12) for report in worker.step()]
     assert states_of("moved", reports) == []
