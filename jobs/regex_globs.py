@@ -33,5 +33,5 @@ def globs(pattern: str) -> list[str] | None:
     found = [part for glob in found for part in glob.split("|")]
     if any(_LEFT_OVER.search(glob) for glob in found):
         return None
-    # A name or glob is looked for at the end of a module's full name, so what precedes it can go.
-    return list(dict.fromkeys(re.sub(r"^(\*\.?)+", "", re.sub(r"\*+", "*", glob)) or "*" for glob in found))
+    # A name or glob is looked for at the end of a module's full name, so whole parts that precede it can go.
+    return list(dict.fromkeys(re.sub(r"^(\*\.)+", "", re.sub(r"\*+", "*", glob)) or "*" for glob in found))

@@ -1,11 +1,16 @@
 """What people write for other tools is answered with the field that does it, or with why nothing does."""
 
 import dataclasses
+import re
 from collections.abc import Mapping
+from typing import Any
 
 import pytest
 
 from jobs.catalogue import blocks
+from jobs.checking import check
+from jobs.errors import Problem
+from jobs.field_paths import replaced
 from jobs.hints.answers import Answer, Rule
 from jobs.hints.data_keys import DATASET_KEYS
 from jobs.hints.spelling import distance, nearest
@@ -19,7 +24,7 @@ from jobs.unknown_keys import KEYS, accepts, unknown_key
 from jobs.yaml_source import read_documents
 from tests.jobs.texts import MINIMAL, problems_of, the_problem
 
-VALUES = [None, True, False, 0, 1, 4, 0.03, 2e-4, 0.0, "text", "auto", "none", "cosine", "a,b", ".*q_proj", [], {}]
+VALUES = [None, True, False, 0, 1, 4, 0.03, 2e-4, 0.0, "words", "auto", "none", "cosine", "a,b", ".*q_proj", [], {}]
 VALUES += [["q_proj"], {"a": 1}, [{"path": "a"}], "float16", "sft", "qlora", -1, "steps"]
 FIELDS = {f"{block}.{name}".lstrip(".") for block, names in blocks(JobSpec).items() for name in names}
 
@@ -47,13 +52,46 @@ def test_every_field_of_the_tables_takes_one_of_the_values_that_are_written_ther
     assert [key for (key, field), well in taken.items() if not well and field not in blocks_of_their_own] == []
 
 
-@pytest.mark.parametrize("key", sorted(KEYS))
-def test_what_is_advised_validates(key: str) -> None:
-    for value in VALUES:
-        message = unknown_key(("training",), key, root=JobDocument, value=value)
-        for field, advised in KEYS[key](value, {}).fields:
-            line = f"`{field.rpartition('.')[2]}: {yaml_text(advised)}`"
-            assert " Write " not in message or line not in message or accepts(field, advised), (value, message)
+PIECE = re.compile(r"`(\w+: [^`]*)`((?: under \w+| at the top level| in each item of \w+)?)")
+
+
+def with_advice(message: str, parent: tuple[str | int, ...]) -> list[Problem]:
+    """What is wrong with a job after the lines that a message says to write have been written."""
+    document: dict[str, Any] = {
+        "name": "a",
+        "model": {"model_name_or_path": "b"},
+        "datasets": [{"path": "c"}],
+        "val_size": 3,
+    }
+    pieces = PIECE.findall(message[message.index(" Write `") :].partition("; ")[0])
+    assert pieces, message
+    for line, place in pieces:
+        # One place for several lines comes after the last of them.
+        where = place or pieces[-1][1]
+        (read,), problems = read_documents(line, file="x")
+        assert problems == []
+        ((name, value),) = read.value.items()
+        block = where.rpartition(" ")[2]
+        base: tuple[str | int, ...] = parent
+        if where:
+            base = () if "top level" in where else (block, 0) if "item" in where else (block,)
+        if "eval_datasets" in (name, *base):
+            document = {key: item for key, item in document.items() if key != "val_size"}
+            document.setdefault("eval_datasets", [{"path": "d"}])
+        document = replaced(document, (*base, name), value)
+    return check(document)[1]
+
+
+@pytest.mark.parametrize("parent", [(), ("training",), ("lora",), ("model",), ("datasets", 0)], ids=str)
+def test_every_advice_validates_once_it_is_followed(parent: tuple[str | int, ...]) -> None:
+    advised = 0
+    for key, rule in (DATASET_KEYS if parent[:1] == ("datasets",) else KEYS).items():
+        for value in [*VALUES, *(advice for _, advice in rule("words", {}).fields)]:
+            message = unknown_key(parent, key, root=JobDocument, value=value)
+            if " Write `" in message:
+                assert with_advice(message, parent) == [], (key, value, message)
+                advised += 1
+    assert advised > 20
 
 
 def test_no_key_of_the_tables_is_a_field_of_its_block() -> None:
@@ -250,7 +288,8 @@ def test_a_job_with_keys_of_other_tools_is_no_configuration_of_theirs() -> None:
     "pattern, expected",
     [
         (r".*\.(q|v)_proj", ["q_proj", "v_proj"]),
-        (r".*(q_proj|k_proj)$", ["q_proj", "k_proj"]),
+        (r".*(q_proj|k_proj)$", ["*q_proj", "*k_proj"]),
+        (r".*_proj", ["*_proj"]),
         (r"model.layers.[01].*\.q_proj", ["model.layers.[01]*.q_proj"]),
         (
             r"model.language_model.layers.[\d]+.(mlp|self_attn).(up|q)_proj",
