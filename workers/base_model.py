@@ -35,6 +35,7 @@ from workers.lora import Segment
 from workers.probe import Probe
 from workers.stored_weights import look_at_weights
 from workers.structure import LinearShape, Structure, read_structure
+from workers.template_files import read_template
 
 DTYPES = {
     "float32": torch.float32,
@@ -42,8 +43,6 @@ DTYPES = {
     "float16": torch.float16,
     "float64": torch.float64,
 }
-
-_MOST_TEMPLATE_BYTES = 2**20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,30 +166,12 @@ def load_tokenizer(spec: ModelSpec, key: BaseKey) -> PreTrainedTokenizerBase:
     tokenizer.model_max_length = int(1e30)
     if spec.chat_template_path:
         try:
-            tokenizer.chat_template = _read_template(Path(confinement.template_source(spec.chat_template_path)))
+            tokenizer.chat_template = read_template(confinement.template_source(spec.chat_template_path))
         except (OSError, ValueError) as error:
             raise BaseModelError(
                 f"the chat template cannot be read: {error}", field="model.chat_template_path"
             ) from error
     return tokenizer
-
-
-def _read_template(path: Path) -> str:
-    """A chat template, of a file or of a folder with one.
-
-    Raises:
-        OSError: It cannot be read.
-        ValueError: It is none.
-    """
-    path = path / "chat_template.jinja" if path.is_dir() else path
-    # A device may have no end.
-    if path.exists() and not path.is_file():
-        raise ValueError(f"{path} is not a file")
-    with confinement.open_file(path) as stream:
-        content = stream.read(_MOST_TEMPLATE_BYTES + 1)
-    if len(content) > _MOST_TEMPLATE_BYTES:
-        raise ValueError(f"{path} is larger than {_MOST_TEMPLATE_BYTES // 1024} KiB")
-    return content.decode("utf-8")
 
 
 class BaseModel:
