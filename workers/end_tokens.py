@@ -8,6 +8,8 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerBase
 from transformers.utils.hub import cached_file
 
+from workers import confinement
+
 
 def end_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
     """Ids of the tokenizer's end token and of those that the base's generation_config.json names beside it."""
@@ -21,7 +23,8 @@ def _of_generation(tokenizer: PreTrainedTokenizerBase) -> list[object]:
         return []
     try:
         # Which commit the tokenizer is of is not kept by it; the end tokens of a model hardly change.
-        file = cached_file(name, "generation_config.json", _raise_exceptions_for_missing_entries=False)
+        source = confinement.settled_source(name)
+        file = cached_file(source, "generation_config.json", _raise_exceptions_for_missing_entries=False)
         config = json.loads(Path(file).read_text(encoding="utf-8")) if file is not None else {}
     except (OSError, ValueError):
         return []

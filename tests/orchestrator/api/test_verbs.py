@@ -308,7 +308,7 @@ def test_the_shell_completes_jobs(served: Served, tmp_path: Path) -> None:
             break
     assert done.stdout.split() == ["alpha"]
     verbs = process(served, _LORALOOM_COMPLETE="complete_bash", COMP_WORDS="loraloom pr", COMP_CWORD="1")
-    assert set(verbs.stdout.split()) == {"priority", "prune"}
+    assert set(verbs.stdout.split()) == {"preview", "priority", "prune"}
     away = process(None, _LORALOOM_COMPLETE="complete_bash", COMP_WORDS="loraloom show al", COMP_CWORD="2")
     assert (away.returncode, away.stdout.strip(), away.stderr) == (0, "", "")
 
