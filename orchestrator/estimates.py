@@ -86,6 +86,11 @@ def to_json(estimates: Mapping[str, Estimate], together: Sequence[Together]) -> 
                 "base_bytes": estimate.base_shape.base_bytes,
                 "adapter_bytes": estimate.demand.adapter_bytes,
                 "peak_bytes": estimate.peak_bytes,
+                "rows_read": estimate.rows.read,
+                "rows_truncated": estimate.rows.truncated,
+                "rows_dropped": estimate.rows.dropped,
+                "rows_skipped": estimate.rows.skipped,
+                "columns_unused": list(estimate.rows.columns_unused),
                 "notes": list(estimate.notes),
             }
             for name, estimate in estimates.items()
@@ -140,10 +145,10 @@ def tables(estimates: Mapping[str, Estimate], together: Sequence[Together]) -> l
 
 
 def notes(estimates: Mapping[str, Estimate]) -> list[str]:
-    """What is no error and would surprise later, each said once with the jobs that it is said of."""
+    """What became of rows, and what is no error and would surprise later; each once, with its jobs."""
     jobs: dict[str, list[str]] = {}
     for name, estimate in estimates.items():
-        for note in estimate.notes:
+        for note in (str(estimate.rows), *estimate.notes):
             jobs.setdefault(note, []).append(name)
     found = []
     for note, names in jobs.items():

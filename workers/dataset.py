@@ -71,6 +71,18 @@ class Counts:
     reasons: tuple[str, ...] = ()
     """Of the rows passed over: file, row and what is wrong."""
 
+    def plus(self, other: Counts) -> Counts:
+        """Of both together."""
+        return Counts(
+            rows=self.rows + other.rows,
+            truncated=self.truncated + other.truncated,
+            dropped=self.dropped + other.dropped,
+            skipped=self.skipped + other.skipped,
+            endless=self.endless + other.endless,
+            columns_unused=tuple(dict.fromkeys((*self.columns_unused, *other.columns_unused))),
+            reasons=(*self.reasons, *other.reasons),
+        )
+
 
 class TokenisedRows(Sequence[Row]):
     """All rows of one purpose, flat in memory: about five bytes a token."""
@@ -143,6 +155,10 @@ class JobData:
     evaluation: TokenisedRows | None
     notes: tuple[str, ...]
     """What was truncated or dropped, for the job's log."""
+    warnings: tuple[str, ...] = ()
+    """Those of the notes that should be known before training."""
+    counts: Counts = Counts(rows=0, truncated=0, dropped=0)
+    """Of all rows that were read, for training and evaluation together."""
 
 
 def load_job_data(
@@ -160,16 +176,18 @@ def load_job_data(
     """
     now = time_of(now_unix_seconds)
     train = _tokenised_blocks(spec.datasets, "datasets", spec.training, tokenizer, now)
-    notes = _notes(train.counts, tokenizer)
+    counts = train.counts
+    notes = _notes(counts, tokenizer)
     evaluation = None
     if spec.eval_datasets:
         evaluation = _tokenised_blocks(spec.eval_datasets, "eval_datasets", spec.training, tokenizer, now)
+        counts = counts.plus(evaluation.counts)
     elif spec.val_size:
         train, evaluation = _held_out(train, spec)
     described = [_describe("training", train)]
     if evaluation is not None:
         described.append(_describe("evaluation", evaluation))
-    return JobData(train=train, evaluation=evaluation, notes=(*described, *notes))
+    return JobData(train=train, evaluation=evaluation, notes=(*described, *notes), warnings=tuple(notes), counts=counts)
 
 
 def _tokenised_blocks(

@@ -9,9 +9,28 @@ from typing import Any, Self
 from jobs.records import BaseKey
 from workers.memory import BaseShape, Demand
 
-FORMAT = 2
+FORMAT = 3
 """Of an estimate as JSON. To be raised whenever a field changes its meaning or is added: one of another format is not
 read, and the job is looked into again."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowCounts:
+    """What became of the rows of a job's data sets, training and evaluation together."""
+
+    read: int = 0
+    truncated: int = 0
+    dropped: int = 0
+    """Rows of which nothing is learned."""
+    skipped: int = 0
+    """Rows that could not be used and were passed over, as `max_skipped_rows` allows."""
+    columns_unused: tuple[str, ...] = ()
+    """Columns that change nothing."""
+
+    def __str__(self) -> str:
+        skipped = f", {self.skipped:,} passed over as they cannot be used" if self.skipped else ""
+        unused = f"; columns not used: {', '.join(self.columns_unused)}" if self.columns_unused else ""
+        return f"{self.read:,} rows read, {self.truncated:,} truncated, {self.dropped:,} dropped{skipped}{unused}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +50,8 @@ class Estimate:
     """Predicted peak of a worker's process that runs this job alone, base included."""
     notes: tuple[str, ...] = ()
     """What is no error and would surprise later."""
+    rows: RowCounts = RowCounts()
+    """What became of the rows that were read."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, for the journal."""
@@ -51,6 +72,7 @@ class Estimate:
         try:
             made: dict[str, Any] = {k: nested[k](**value) if k in nested else value for k, value in known.items()}
             made["notes"] = tuple(made.get("notes", ()))
+            made["rows"] = RowCounts(**{**made["rows"], "columns_unused": tuple(made["rows"]["columns_unused"])})
             return cls(**made)
         except (TypeError, KeyError) as error:
             raise ValueError(f"an estimate cannot be read: {error}") from error

@@ -8,7 +8,7 @@ from workers.base_checks import base_notes, row_problems
 from workers.base_model import DTYPES, Blueprint, load_tokenizer, read_blueprint
 from workers.cursor import total_steps
 from workers.dataset import load_job_data
-from workers.estimate import Estimate
+from workers.estimate import Estimate, RowCounts
 from workers.memory import PROCESS_BYTES, BaseShape, demand, worker_bytes
 from workers.passing import hub_advice, is_passing
 from workers.targets import resolve
@@ -65,7 +65,14 @@ class Preflight:
                 train_tokens=round(steps * rows_a_step * data.train.num_tokens / len(data.train)),
                 total_steps=steps,
                 peak_bytes=PROCESS_BYTES + worker_bytes(shape, [needs], token_budget=1),
-                notes=tuple(base_notes(structure, data)),
+                notes=(*base_notes(structure, data), *data.warnings),
+                rows=RowCounts(
+                    read=data.counts.rows,
+                    truncated=data.counts.truncated,
+                    dropped=data.counts.dropped,
+                    skipped=data.counts.skipped,
+                    columns_unused=data.counts.columns_unused,
+                ),
             ),
             [],
         )

@@ -89,3 +89,22 @@ def test_a_bad_data_set_hides_no_other_job(forked: Forked, base: Path, tmp_path:
     assert [job["name"] for job in json.loads(done.stdout)["jobs"]] == ["case"]
     assert "rowz.jsonl does not exist" in done.stderr
     assert "did you mean" in done.stderr
+
+
+def test_validate_counts_what_is_cut_dropped_and_not_used(forked: Forked, base: Path, tmp_path: Path) -> None:
+    path = spec_file(tmp_path, base, [*CHAT, {"messages": []}])
+    strict = forked("validate", path)
+    assert strict.returncode == 2
+    assert "row 4" in strict.stderr
+    spec = yaml.safe_load(path.read_text())
+    spec["training"]["max_skipped_rows"] = 1
+    path.write_text(yaml.safe_dump(spec))
+    done = forked("validate", path, "--json")
+    assert done.returncode == 0, done.stderr
+    [job] = json.loads(done.stdout)["jobs"]
+    counts = {name: job[f"rows_{name}"] for name in ("read", "truncated", "dropped", "skipped")}
+    assert counts == {"read": 4, "truncated": 2, "dropped": 1, "skipped": 1}
+    assert job["columns_unused"] == ["note"]
+    shown = forked("validate", path)
+    said = "case: 4 rows read, 2 truncated, 1 dropped, 1 passed over as they cannot be used; columns not used: note"
+    assert said in shown.stdout + shown.stderr
