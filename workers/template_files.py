@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from transformers.utils.hub import cached_file
 
@@ -34,7 +34,7 @@ def read_template(source: str) -> Template:
     if path.is_dir():
         return _kept_with(lambda name: path / name if (path / name).is_file() else None, source)
     if not path.exists() and is_hub_name(source):
-        return _kept_with(lambda name: _fetched(source, name), source)
+        return _kept_with(lambda name: _fetched(source, name), source, opened=_open_cached)
     if path.suffix == ".json":
         found = _from_json(_text(path, _MOST_CONFIG_BYTES))
         if found is None:
@@ -43,14 +43,16 @@ def read_template(source: str) -> Template:
     return _text(path, _MOST_TEMPLATE_BYTES)
 
 
-def _kept_with(find: Callable[[str], Path | None], source: str) -> Template:
+def _kept_with(
+    find: Callable[[str], Path | None], source: str, *, opened: Callable[[Path], BinaryIO] = confinement.open_file
+) -> Template:
     for name in _KEPT_IN:
         path = find(name)
         if path is None:
             continue
         if name == _JINJA:
-            return _text(path, _MOST_TEMPLATE_BYTES)
-        found = _from_json(_text(path, _MOST_CONFIG_BYTES))
+            return _text(path, _MOST_TEMPLATE_BYTES, opened)
+        found = _from_json(_text(path, _MOST_CONFIG_BYTES, opened))
         if found is not None:
             return found
     raise ValueError(f"{source} has none: no {_JINJA}, and no `chat_template` in {_KEPT_IN[1]} or {_KEPT_IN[2]}")
@@ -89,11 +91,16 @@ def _fetched(repository: str, name: str) -> Path | None:
     return Path(file) if file is not None else None
 
 
-def _text(path: Path, most_bytes: int) -> str:
+def _open_cached(path: Path) -> BinaryIO:
+    """What the hub gave lies in its cache, which is no folder that a spec names."""
+    return path.open("rb")
+
+
+def _text(path: Path, most_bytes: int, opened: Callable[[Path], BinaryIO] = confinement.open_file) -> str:
     # A device may have no end.
     if path.exists() and not path.is_file():
         raise ValueError(f"{path} is not a file")
-    with confinement.open_file(path) as stream:
+    with opened(path) as stream:
         content = stream.read(most_bytes + 1)
     if len(content) > most_bytes:
         raise ValueError(f"{path} is larger than {most_bytes // 1024} KiB")

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from jobs.file_rules import FileRules
 from jobs.spec import JobSpec
 from orchestrator.checking import TIMEOUT_SECONDS, Checked, Checker
 
@@ -88,11 +89,14 @@ def test_a_real_base_and_its_data_are_estimated_and_what_is_wrong_is_told(tmp_pa
     rows = write_rows(tmp_path / "rows.jsonl", 4)
     good = {"name": "good", "model": {"model_name_or_path": str(base)}, "datasets": [{"path": str(rows)}]}
     bad = good | {"name": "bad", "datasets": [{"path": str(tmp_path / "missing.jsonl")}]}
-    checker = Checker()
+    # Where it stands, a name that is not absolute is no file.
+    relative = good | {"name": "relative", "datasets": [{"path": "rows.jsonl"}]}
+    outside = good | {"name": "outside", "datasets": [{"path": str(write_rows(tmp_path.parent / "rows.jsonl", 4))}]}
+    checker = Checker(file_rules=FileRules(roots=(str(tmp_path),)), working_dir=tmp_path / "empty")
     try:
-        for values in (good, bad):
+        for values in (good, bad, relative, outside):
             checker.submit(values["name"], JobSpec.model_validate(values))
-        first, second = answers(checker, 2)
+        first, second, third, fourth = answers(checker, 4)
     finally:
         checker.close()
     assert first.estimate is not None
@@ -100,6 +104,8 @@ def test_a_real_base_and_its_data_are_estimated_and_what_is_wrong_is_told(tmp_pa
     assert type(first.estimate).from_json(first.estimate.to_json()) == first.estimate
     assert second.estimate is None
     assert "missing.jsonl" in second.problems[0]
+    assert "neither an absolute path nor a name on the hub" in third.problems[0]
+    assert "outside of the folders" in fourth.problems[0]
 
 
 def test_what_decides_for_the_cluster_loads_neither_torch_nor_ray() -> None:

@@ -220,3 +220,16 @@ def test_a_link_that_stays_below_the_root_is_followed_in_every_kind_of_file(plac
         spec = place.submitted(**blocks)
         assert place.checked(spec) == []
         assert place.trained_on(spec) >= 1
+
+
+def test_what_the_hub_gave_is_read_from_its_cache_wherever_that_lies(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = place.outside / "template.jinja"
+    monkeypatch.setattr(
+        "workers.template_files.cached_file", lambda _, name, **__: kept if name.endswith("jinja") else None
+    )
+    spec = place.submitted(**template(place, "org/with-a-template"))
+    assert spec.model.chat_template_path == "org/with-a-template"
+    assert place.checked(spec) == []
+    assert place.trained_on(spec) == 1
