@@ -184,9 +184,8 @@ def load_job_data(
         counts = counts.plus(evaluation.counts)
     elif spec.val_size:
         train, evaluation = _held_out(train, spec)
-    described = [_describe("training", train)]
-    if evaluation is not None:
-        described.append(_describe("evaluation", evaluation))
+    both = (("training", train), ("evaluation", evaluation))
+    described = [_describe(purpose, rows) for purpose, rows in both if rows is not None]
     return JobData(train=train, evaluation=evaluation, notes=(*described, *notes), warnings=tuple(notes), counts=counts)
 
 
