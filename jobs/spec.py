@@ -17,11 +17,31 @@ from jobs import field_types as types
 from jobs.clashes import clashes
 from jobs.frozen_dict import FrozenDict
 
+_ADDED_LATER: dict[str, tuple[str, ...]] = {
+    "lora": ("layers_to_transform", "target_parameters", "trainable_token_indices", "lora_bias"),
+    "training": (
+        "lr_scheduler_kwargs",
+        "packing",
+        "packing_strategy",
+        "group_by_length",
+        "eval_on_start",
+        "save_strategy",
+        "early_stopping_threshold",
+        "chat_template_kwargs",
+        "eos_token",
+    ),
+}
+"""Fields that version 0.1.0 did not have, by block. Whoever adds a field enters it here."""
+
 
 class Block(BaseModel):
     """A block of the spec: frozen, documented field by field, unknown keys refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    def is_default(self, field: str) -> bool:
+        """Whether a field has its default value."""
+        return getattr(self, field) == type(self).model_fields[field].get_default(call_default_factory=True)
 
 
 class ModelSpec(Block):
@@ -171,8 +191,8 @@ class TrainingSpec(Block):
     """When to evaluate during training; before and after, it is done wherever there are rows for it."""
     eval_steps: types.Every = 100
     """Optimizer steps between evaluations with `eval_strategy: steps`; a decimal below 1 is a share of all steps."""
-    eval_on_start: types.Flag = False
-    """Evaluate before the first step, which is done in any case wherever there are rows for it."""
+    eval_on_start: types.Flag = True
+    """Evaluate before the first step, wherever there are rows for it."""
     save_strategy: Literal["no", "steps", "epoch"] = "steps"
     """When to take checkpoints: every `save_steps`, at the end of each epoch, or only when the job is interrupted."""
     save_steps: types.Every = 100
@@ -271,9 +291,14 @@ class JobSpec(Block):
         """SHA-256, in hex, of the spec with its defaults filled in.
 
         Two spellings of one spec (order of keys, defaults written out) have one hash. The order within `rank_pattern`
-        and `alpha_pattern` counts, because the first glob that matches decides.
+        and `alpha_pattern` counts, because the first glob that matches decides. Fields that came later count only where
+        they are set, so that a job goes on that an earlier version began.
         """
         content: dict[str, Any] = self.model_dump(mode="json")
         for pattern in ("rank_pattern", "alpha_pattern"):
             content["lora"][pattern] = list(content["lora"][pattern].items())
+        for block, fields in _ADDED_LATER.items():
+            for field in fields:
+                if getattr(self, block).is_default(field):
+                    del content[block][field]
         return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

@@ -69,6 +69,11 @@ UNSUPPORTED: tuple[Unsupported, ...] = (
     Unsupported(
         field="lora.trainable_token_indices", asks=_is_set, instead="leave it out; embeddings stay as they are"
     ),
+    Unsupported(
+        field="training.eval_on_start",
+        asks=lambda value: value is False,
+        instead="leave it out; a job is evaluated before its first step wherever there are rows for it",
+    ),
     Unsupported(field="lora.lora_bias", asks=_is_true, instead="leave it out; adapters have no bias"),
     Unsupported(field="task_type", asks=_is_not("CAUSAL_LM"), instead="write CAUSAL_LM, with the label as completion"),
     *(

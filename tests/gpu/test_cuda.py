@@ -11,7 +11,7 @@ import torch
 from transformers import PreTrainedModel
 
 from jobs.records import JobState
-from tests.models import Trained, make_spec, make_worker, tiny_gpt2, tiny_llama, train
+from tests.models import Trained, make_data, make_spec, make_worker, tiny_gpt2, tiny_llama, train
 from tests.parity.oracle import distance
 from tests.parity.scenario import GPT2, LLAMA, Family, four_data, four_jobs
 
@@ -113,3 +113,18 @@ def test_two_runs_on_one_device_give_the_same_bytes(tmp_path: Path) -> None:
     for name in first.runs:
         assert first.losses(name) == second.losses(name)
         assert torch.equal(first.runs[name].adapter.values, second.runs[name].adapter.values)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True], ids=["kept", "recomputed"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_an_exact_job_in_16_bits_repeats_its_bytes(dtype: torch.dtype, checkpointing: bool, tmp_path: Path) -> None:
+    """The backward of flash attention adds up in any order: 20 steps, twice, alone and beside another job."""
+    data = {name: make_data(seed, [30, 45, 7, 50]) for seed, name in enumerate(("job", "other"))}
+    training = {"max_steps": 20, "per_device_train_batch_size": 4, "gradient_checkpointing": checkpointing}
+    adapters = []
+    for number, names in enumerate((("job",), ("job",), ("other", "job"))):
+        specs = [make_spec(name, dtype=dtype, packing="exact", training=training) for name in names]
+        worker = make_worker(tiny_llama(dtype), data, tmp_path / str(number), device="cuda")
+        adapters.append(train(worker, specs).runs["job"].adapter.values.detach().cpu())
+    assert torch.equal(adapters[0], adapters[1])
+    assert torch.equal(adapters[0], adapters[2])

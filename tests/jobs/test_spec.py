@@ -69,7 +69,7 @@ DEFAULTS = {
     "training.logging_steps": 10,
     "training.eval_strategy": "no",
     "training.eval_steps": 100,
-    "training.eval_on_start": False,
+    "training.eval_on_start": True,
     "training.save_strategy": "steps",
     "training.save_steps": 100,
     "training.save_total_limit": 2,
@@ -358,3 +358,22 @@ def test_a_clash_with_a_field_that_is_wrong_itself_is_not_told() -> None:
 def test_float64_is_there_for_tests() -> None:
     spec = load_text(MINIMAL.replace("some/model", "some/model, dtype: float64"))[0].spec
     assert spec.model.dtype == "float64"
+
+
+def test_a_spec_that_sets_nothing_new_has_the_hash_that_version_0_1_0_gave_it() -> None:
+    """A job that was begun before an upgrade goes on after it."""
+    short = {"name": "a", "model": {"model_name_or_path": "m"}, "datasets": [{"path": "d.jsonl"}]}
+    assert JobSpec.model_validate(short).spec_sha256().startswith("bcba0a9dc207a45db0528a6cc08d7292")
+    longer = {
+        "name": "b",
+        "model": {"model_name_or_path": "m", "dtype": "bfloat16"},
+        "datasets": [{"path": "d.jsonl", "columns": {"prompt": "q", "completion": "a"}}],
+        "val_size": 3,
+        "lora": {"r": 4, "rank_pattern": {"q_proj": 8}},
+        "training": {"learning_rate": 1e-3, "save_steps": 7, "optim": "sgd"},
+        "scheduling": {"packing": "exact", "priority": 3},
+        "report_to": ["tensorboard"],
+    }
+    assert JobSpec.model_validate(longer).spec_sha256().startswith("e71d91c5ff80344ff401512fa60c8276")
+    longer["training"]["save_strategy"] = "epoch"
+    assert not JobSpec.model_validate(longer).spec_sha256().startswith("e71d91c5ff80344ff401512fa60c8276")

@@ -17,6 +17,7 @@ ASKING = {
     "lora.layers_to_transform": ["[0, 1]", "3"],
     "lora.target_parameters": ["[experts.gate_up_proj]"],
     "lora.trainable_token_indices": ["[1, 2]", "{embed_tokens: [3]}"],
+    "training.eval_on_start": ["false"],
     "lora.lora_bias": ["true"],
     "task_type": ["SEQ_CLS"],
     "datasets[].columns.label": ["verdict"],
