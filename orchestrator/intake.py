@@ -95,6 +95,7 @@ class Intake:
     def forget(self, job_id: str) -> None:
         """The job has ended."""
         self._num_fruitless.pop(job_id, None)
+        self._roster.suspects.pop(job_id, None)
         self._num_unavailable.pop(job_id, None)
         self._not_before.pop(job_id, None)
 
@@ -111,6 +112,8 @@ class Intake:
                 self._after_error(job, LOST, said)
             case End.PREEMPTED:
                 self._lives.end_attempt(job, JobState.PENDING, "preempted", said)
+            case End.LOST if self._has_lost_devices(job, end):
+                self._after_error(job, "device", said)
             case End.LOST:
                 fruitless = self._num_fruitless[job.id] = self._num_fruitless.get(job.id, 0) + 1
                 decision = retries.after_loss(fruitless)
@@ -121,6 +124,17 @@ class Intake:
                     self._lives.end_attempt(job, JobState.RECOVERING, LOST, f"{said}; {decision.reason}")
                 else:
                     self._lives.end_attempt(job, JobState.PENDING, LOST, f"{said}; {decision.reason}")
+
+    def _has_lost_devices(self, job: Job, end: WorkerEnd) -> bool:
+        """Whether a device was lost once too often while the job ran there, and no other."""
+        if job.id not in end.suspects:
+            return False
+        suspects = self._roster.suspects
+        suspects[job.id] = suspects.get(job.id, 0) + (len(end.suspects) == 1)
+        if suspects[job.id] < retries.MOST_LOST_ALONE:
+            return False
+        suspects[job.id] = 0
+        return True
 
     def _after_nonsense(self, job: Job, error: TransitionError) -> None:
         """A worker says of a job what cannot be: the job ends there, and all others go on."""

@@ -219,6 +219,7 @@ class Placing:
                     checkpoints=job.checkpoints,
                     ledger=job.progress.ledger,
                     priority=job.priority,
+                    is_isolated=job.id in self._roster.suspects,
                     submitted_unix_seconds=job.submitted_unix_seconds,
                     file_rules=self.settings.file_rules,
                 )

@@ -11,6 +11,9 @@ from dataclasses import dataclass
 _SURE_TO_REPEAT = frozenset({"nonfinite", "data", "memory", "invalid", "checkpoint"})
 """Reasons that would be the same the next time: the job, its data or its base has to change first."""
 
+MOST_LOST_ALONE = 2
+"""Devices that may be lost while a job ran there alone, before it is charged: one may be the device's own fault."""
+
 MOST_FRUITLESS = 5
 """Workers that a job may lose one after the other without a step: after that it is taken to be what kills them."""
 

@@ -62,6 +62,8 @@ class Roster:
         self.workers = {worker.id: WorkerRecord(worker) for worker in adopted}
         self.leaving: dict[str, tuple[str, str]] = {}
         """Jobs that their workers were told to hand back, with reason and message."""
+        self.suspects: dict[str, int] = {}
+        """Jobs that ran when a device was lost → how often they did so alone. They run in packs of their own."""
         self.unpublished = {
             job_id: one
             for job_id, one in unpublished.items()

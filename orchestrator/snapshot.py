@@ -34,6 +34,10 @@ class Device:
     num_cpus: int
     node: str | None = None
     """The machine that it is part of, where there are several."""
+    index: int | None = None
+    """Its number among the machine's GPUs, for a process that sees all of them."""
+    is_shared: bool = False
+    """Whether it is a part of a GPU, the other parts of which other workers have."""
 
 
 @dataclass(frozen=True, kw_only=True)

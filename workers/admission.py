@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import torch
 
-from jobs.errors import DataError, DataUnavailableError, JobError, LoraloomError
+from jobs.errors import UNAVAILABLE, DataError, DataUnavailableError, JobError, LoraloomError
 from jobs.records import Assignment, BaseKey
 from jobs.spec import JobSpec
 from workers.adapter import allocate, dtype_for
@@ -17,7 +17,7 @@ from workers.dataset import JobData
 from workers.job_run import JobRun
 from workers.memory import BaseShape, Demand, demand, without_chunks, worker_bytes
 from workers.memory_fit import MemoryFit
-from workers.memory_meter import device_bytes
+from workers.memory_meter import USABLE, device_bytes, rounded_down
 from workers.passing import is_passing
 from workers.settings import WorkerSettings
 from workers.stacks import AdapterStacks
@@ -51,10 +51,9 @@ class Admission:
         self.shape = _shape(base)
         self.fit = MemoryFit(self.shape)
         """What packs take, by those that were measured."""
-        self.capacity_bytes = settings.capacity_bytes
-        if self.capacity_bytes is None:
-            # Free memory is what is left beside the base, which is loaded by now.
-            self.capacity_bytes = self.shape.base_bytes + int(0.9 * device_bytes(device))
+        self._promised_bytes = settings.capacity_bytes
+        self.capacity_bytes = _capacity(settings.capacity_bytes, self.shape.base_bytes, device)
+        """Memory for the base and its jobs."""
         self._prepared: dict[str, JobRun] = {}
 
     def prepare(self, assignment: Assignment) -> JobRun:
@@ -93,7 +92,9 @@ class Admission:
             JobError: It does not fit even alone.
         """
         if not self._fits([needs]):
-            raise JobError("memory", self._too_large(needs))
+            is_taken = self._promised_bytes is not None and self._bytes_with([needs]) <= self._promised_bytes
+            # What others hold may be free the next time.
+            raise JobError(UNAVAILABLE if is_taken else "memory", self._too_large(needs, is_taken=is_taken))
         return self._fits([needs, *others])
 
     def take(self, job_id: str) -> JobRun | None:
@@ -101,22 +102,34 @@ class Admission:
         return self._prepared.pop(job_id, None)
 
     def _fits(self, demands: Sequence[Demand]) -> bool:
-        assert self.capacity_bytes is not None
         return self._bytes_with(demands) <= self.capacity_bytes
 
     def _bytes_with(self, demands: Sequence[Demand]) -> int:
         return worker_bytes(self.shape, demands, self._token_budget, self.fit.bound)
 
-    def _too_large(self, needs: Demand) -> str:
-        assert self.capacity_bytes is not None
+    def _too_large(self, needs: Demand, *, is_taken: bool) -> str:
+        advice = "training.per_device_train_batch_size, training.max_length or lora.r"
         return (
             f"does not fit on {self._worker_id} even alone: needs about {self._bytes_with([needs]) / 2**30:.2f} GiB "
             f"(base {self.shape.base_bytes / 2**30:.2f}, adapter {needs.adapter_bytes / 2**30:.2f}, a micro-batch of "
-            f"{needs.worst_tokens} tokens) of {self.capacity_bytes / 2**30:.2f} GiB; lower "
-            "training.per_device_train_batch_size, training.max_length or lora.r"
+            f"{needs.worst_tokens} tokens) of {self.capacity_bytes / 2**30:.2f} GiB; "
+            + ("other processes hold the rest of the device" if is_taken else f"lower {advice}")
         )
 
 
 def _shape(base: BaseModel) -> BaseShape:
     shape = BaseShape.of(base.structure, base.dtype.itemsize)
     return shape if base.has_plain_head else without_chunks(shape)
+
+
+def _capacity(promised_bytes: int | None, base_bytes: int, device: torch.device) -> int:
+    """What was promised when the device was looked at, or less: others may have taken some of a GPU since.
+
+    Free memory is what is left beside the base, which is loaded by now. On a CPU a promise is one share of several.
+    """
+    if promised_bytes is None:
+        return base_bytes + int(USABLE * device_bytes(device))
+    if device.type != "cuda":
+        return promised_bytes
+    found_bytes = base_bytes + USABLE * device_bytes(device)
+    return promised_bytes if found_bytes >= promised_bytes else rounded_down(found_bytes)

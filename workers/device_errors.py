@@ -1,11 +1,12 @@
-"""What an error says of the device it came from: that memory ran out, or that the device is lost to this process."""
+"""What an error says of the device it came from: that memory ran out, or that the device is lost to this process.
+
+PyTorch's types are known by their names, so that the control plane can ask without loading it.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-
-import torch
 
 _OUT_OF_MEMORY = re.compile(
     "DefaultCPUAllocator|(CUDA|HIP)( driver)? error: out of memory|(CUBLAS|CUDNN|CUSOLVER)_STATUS_ALLOC_FAILED"
@@ -27,7 +28,7 @@ _NOT_STICKY = re.compile(
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an allocation failed: PyTorch has a type for its own allocator; all others only have a message."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+    if isinstance(error, MemoryError) or _is_a(error, "OutOfMemoryError"):
         return True
     return isinstance(error, RuntimeError) and _OUT_OF_MEMORY.search(str(error)) is not None
 
@@ -65,6 +66,10 @@ def _is_sticky(error: BaseException) -> bool:
     message = str(error)
     if is_out_of_memory(error) or _NOT_STICKY.search(message) is not None:
         return False
-    if isinstance(error, torch.AcceleratorError):
+    if _is_a(error, "AcceleratorError"):
         return True
     return isinstance(error, RuntimeError) and _DEVICE_ERROR.search(message) is not None
+
+
+def _is_a(error: BaseException, name: str) -> bool:
+    return any(one.__name__ == name for one in type(error).__mro__)

@@ -14,8 +14,13 @@ from workers.memory import BaseShape, PackLoad
 
 _MIN_OBSERVATIONS = 6
 """Below it the bound from the base's shapes holds."""
-_MARGIN = 1.03
+_MARGIN = 0.03
 """On predictions beyond what was measured: admission must not be wrong on the small side."""
+_GROWTH_MARGIN = 0.5
+"""What is added to it where a pack is twice as large as any that was measured, and in proportion before that."""
+_MOST_GROWTH = 2.0
+"""Times the largest pack measured beyond which the fit says nothing: it is a line through small packs, in which what
+grows with the square of a row, or does not grow at all, cannot be told apart."""
 _KEPT = 64
 """Observations remembered, the newest: old ones may be of other jobs."""
 
@@ -52,9 +57,28 @@ class MemoryFit:
         return int(_features(load) @ betas)
 
     def bound(self, load: PackLoad) -> int:
-        """Bytes to admit a pack by: no less than expected, and with some room where nothing so large was measured."""
-        beyond = load.tokens > self.largest_observed(checkpointing=load.checkpointing)
-        return int(self.predict(load) * (_MARGIN if beyond else 1.0))
+        """Bytes to admit a pack by: more than expected by a margin that grows with the distance to what was measured.
+
+        Beyond twice the largest pack measured it is no less than the bound from the base's shapes either. So what may
+        run beside each other grows in steps, each of which was measured before the next.
+        """
+        growth = self._growth(load)
+        if growth <= 1.0:
+            return self.predict(load)
+        margin = 1.0 + _MARGIN + _GROWTH_MARGIN * (min(growth, _MOST_GROWTH) - 1.0)
+        expected = int(self.predict(load) * margin)
+        return max(expected, self._base.pack_bytes(load)) if growth > _MOST_GROWTH else expected
+
+    def _growth(self, load: PackLoad) -> float:
+        """How many times larger a pack is than any that was measured, in whatever it is most so."""
+        seen = [one for one, _ in self._seen[load.checkpointing]]
+        if self._betas[load.checkpointing] is None:
+            # Nothing is fitted: the prediction is a bound already.
+            return 1.0
+        return max(
+            getattr(load, name) / max(1, *(getattr(one, name) for one in seen))
+            for name in ("tokens", "squares", "labels")
+        )
 
 
 def _features(load: PackLoad) -> np.ndarray:

@@ -12,6 +12,10 @@ from workers.host_memory import available_bytes
 
 _STATUS = Path("/proc/self/status")
 _CLEAR_REFS = Path("/proc/self/clear_refs")
+USABLE = 0.9
+"""Share of free memory that workers may take; the rest is for what the estimates do not see."""
+_STEP_BYTES = 256 * 2**20
+
 _RESET_PEAK = "5"
 """Written to clear_refs it sets the peak (VmHWM) back to what is resident; see proc(5)."""
 
@@ -68,6 +72,11 @@ def free_memory(device: torch.device) -> None:
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
+
+
+def rounded_down(num_bytes: float) -> int:
+    """Free memory varies by the minute; in steps of 256 MiB two runs on a quiet machine see the same."""
+    return max(0, int(num_bytes // _STEP_BYTES * _STEP_BYTES))
 
 
 def device_bytes(device: torch.device) -> int:

@@ -26,8 +26,10 @@ class WorkerSettings:
     """Memory the worker may use, base included; measured once the base is loaded if `None`."""
     grouped: bool | None = None
     """Adapters of one layout side by side in stacks, for grouped products; on a GPU, and not on a CPU, if `None`."""
-    num_measured_packs: int = 8
-    """First packs whose peak memory is measured, at the cost of some tenths of a second each; 0 measures none ever."""
+    num_measured_packs: int | None = None
+    """First packs whose peak memory is measured, at the cost of some tenths of a second each; 0 measures none ever.
+    Where `None`, 8 on a GPU, whose allocator gives the same peaks in every run; none on a CPU: what of a process is
+    resident varies, and would have a part in which jobs are taken in together."""
     file_rules: FileRules = field(default_factory=FileRules)
     """Under which the base is read, and what jobs name."""
     num_lanes: int | None = None

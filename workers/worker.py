@@ -45,6 +45,9 @@ from workers.worker_counters import Counters
 _IDLE_SECONDS = 0.1
 """Between two looks for room on the disk, or at the store, while every job waits for it."""
 
+_NUM_MEASURED = {"cuda": 8}
+"""First packs whose memory is measured."""
+
 MAX_LANES = 8
 """Lanes share Python's interpreter lock, which is held for some percent of a lane's time."""
 
@@ -143,13 +146,16 @@ class Worker:
         self._endings = Endings(
             self._jobs, self._reports, self._accounts, self._saver, self.key, base, self.settings, forget=self._forget
         )
+        num_measured = self.settings.num_measured_packs
+        if num_measured is None:
+            num_measured = _NUM_MEASURED.get(self.device.type, 0)
         self._rounds = Rounds(
             self._runner,
             self._admission.fit,
             self.device,
             self._pack_accounts,
             token_budget=self.settings.token_budget,
-            num_measured=self.settings.num_measured_packs,
+            num_measured=num_measured,
             jobs=self._jobs,
             is_training=self._endings.is_training,
             take_in=self._take_in,

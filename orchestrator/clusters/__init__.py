@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
-from jobs.errors import BaseUnavailableError, LoraloomError
+from jobs.errors import BaseUnavailableError, DeviceLostError, LoraloomError
 from jobs.records import Assignment, Report, WorkerStatus
 from orchestrator.decision import (
     NewWorker,
@@ -16,6 +16,7 @@ from orchestrator.decision import (
 from orchestrator.snapshot import (
     Device,
 )
+from workers.device_errors import is_sticky
 from workers.passing import is_memory_taken, is_passing
 from workers.settings import WorkerSettings
 
@@ -24,7 +25,7 @@ class End(StrEnum):
     """How a worker ended, which decides what becomes of its jobs."""
 
     LOST = "lost"
-    """Its process died, or gave no sign of life within the lease."""
+    """Its process died, gave no sign of life within the lease, or lost its device."""
     PREEMPTED = "preempted"
     """It was told to stop and has saved its jobs."""
     RAISED = "raised"
@@ -42,6 +43,8 @@ class WorkerEnd:
     kind: End
     message: str
     """The last line of its traceback, or how its process ended."""
+    suspects: tuple[str, ...] = ()
+    """Ids of the jobs that ran when its device was lost: one of them may have done it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,24 +143,32 @@ def load(worker: Loads) -> None:
     try:
         worker.load()
     except Exception as error:
+        if is_sticky(error):
+            raise
         if is_memory_taken(error):
-            raise BaseUnavailableError(f"the device has no memory for it now: {_last_line(error)}") from error
+            raise BaseUnavailableError(f"the device has no memory for it now: {last_line(error)}") from error
         if is_passing(error):
             raise BaseUnavailableError(f"the base cannot be had just now: {error}") from error
         raise
 
 
 def end_of(error: BaseException) -> WorkerEnd:
-    """What an error that left a worker says of it."""
+    """What an error that left a worker says of it. One whose device is lost is no job's fault, as far as is known."""
+    suspects: tuple[str, ...] = ()
     match error:
+        case DeviceLostError():
+            kind, suspects = End.LOST, error.suspects
+        case _ if is_sticky(error):
+            kind = End.LOST
         case BaseUnavailableError():
             kind = End.UNAVAILABLE
         case LoraloomError():
             kind = End.UNUSABLE
         case _:
             kind = End.RAISED
-    return WorkerEnd(kind=kind, message=_last_line(error))
+    return WorkerEnd(kind=kind, message=last_line(error), suspects=suspects)
 
 
-def _last_line(error: BaseException) -> str:
+def last_line(error: BaseException) -> str:
+    """Type and message of an error, as a traceback ends."""
     return "".join(traceback.format_exception_only(error)).strip().splitlines()[-1]

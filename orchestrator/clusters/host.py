@@ -12,16 +12,14 @@ from orchestrator.snapshot import (
     Device,
 )
 from workers.memory import PROCESS_BYTES
-from workers.memory_meter import device_bytes
-
-_USABLE = 0.9
-"""Share of free memory that workers may take; the rest is for what the estimates do not see."""
-_ROUNDED_TO_BYTES = 256 * 2**20
-"""Free memory varies by the minute; rounded, two runs on a quiet machine see the same."""
+from workers.memory_meter import USABLE, device_bytes, rounded_down
 
 
 def host_devices(num_workers: int, *, num_cpus: int | None = None) -> list[Device]:
-    """This machine's GPUs, or `num_workers` equal shares of its CPUs and memory where it has none."""
+    """This machine's GPUs, or `num_workers` equal shares of its CPUs and memory where it has none.
+
+    Memory is what is free now, whoever holds the rest.
+    """
     cpus = num_cpus or os.cpu_count() or 1
     if torch.cuda.is_available():
         count = torch.cuda.device_count()
@@ -29,8 +27,9 @@ def host_devices(num_workers: int, *, num_cpus: int | None = None) -> list[Devic
             Device(
                 id=f"cuda-{index}",
                 kind="cuda",
-                memory_bytes=_rounded(torch.cuda.get_device_properties(index).total_memory * _USABLE - PROCESS_BYTES),
+                memory_bytes=rounded_down(torch.cuda.mem_get_info(index)[0] * USABLE - PROCESS_BYTES),
                 num_cpus=max(1, cpus // count),
+                index=index,
             )
             for index in range(count)
         ]
@@ -43,11 +42,21 @@ def cpu_devices(num_workers: int, *, num_cpus: int, free_bytes: int) -> list[Dev
         Device(
             id=f"cpu-{index}",
             kind="cpu",
-            memory_bytes=_rounded(free_bytes * _USABLE / num_workers - PROCESS_BYTES),
+            memory_bytes=rounded_down(free_bytes * USABLE / num_workers - PROCESS_BYTES),
             num_cpus=max(1, num_cpus // num_workers),
         )
         for index in range(num_workers)
     ]
+
+
+def limit_memory(device: Device) -> None:
+    """Keep this process's allocator within its part of the one GPU that it sees, or its cache starves the others.
+
+    What is limited is what the allocator reserves: the worker's memory and what the estimates do not see.
+    """
+    if device.kind == "cuda" and device.is_shared:
+        total_bytes = torch.cuda.mem_get_info(0)[1]
+        torch.cuda.set_per_process_memory_fraction(min(1.0, device.memory_bytes / USABLE / total_bytes), 0)
 
 
 def quiet_libraries() -> None:
@@ -62,7 +71,3 @@ def quiet_libraries() -> None:
     datasets.disable_progress_bars()
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
-
-
-def _rounded(num_bytes: float) -> int:
-    return max(0, int(num_bytes // _ROUNDED_TO_BYTES * _ROUNDED_TO_BYTES))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from jobs.records import Assignment
-from orchestrator.clusters import AdoptedWorker, End, Observation, WorkerEnd, end_of, load
+from jobs.errors import WorkerError
+from jobs.records import Assignment, Report
+from orchestrator.clusters import AdoptedWorker, End, Observation, WorkerEnd, end_of, last_line, load
 from orchestrator.decision import (
     NewWorker,
 )
@@ -33,6 +35,10 @@ class InProcessCluster:
         self._build = build
         self._workers: dict[str, Worker] = {}
         self._loaded: set[str] = set()
+        self._places: dict[str, str] = {}
+        """Worker id → device id."""
+        self._lost: dict[str, str] = {}
+        """Device id → the error that every further call would end with."""
         self._observed: list[Observation] = []
 
     def adopt(self, open_attempts: Mapping[str, Mapping[str, int]]) -> list[AdoptedWorker]:
@@ -40,8 +46,8 @@ class InProcessCluster:
         return []
 
     def devices(self) -> list[Device]:
-        """As given."""
-        return list(self._devices)
+        """As given, without those that are lost to this process."""
+        return [device for device in self._devices if device.id not in self._lost]
 
     @property
     def is_alive(self) -> bool:
@@ -72,9 +78,12 @@ class InProcessCluster:
             from workers.worker import Worker
 
             build = Worker
-        started = build(worker.id, worker.base, settings, device=worker.device.kind)
+        device = worker.device
+        name = device.kind if device.index is None else f"{device.kind}:{device.index}"
+        started = build(worker.id, worker.base, settings, device=name)
         started.assign(jobs)
         self._workers[worker.id] = started
+        self._places[worker.id] = device.id
 
     def assign(self, worker_id: str, jobs: Sequence[Assignment]) -> None:
         """Taken in at the next step."""
@@ -95,20 +104,24 @@ class InProcessCluster:
     def preempt(self) -> None:
         """At once, for the same reason."""
         for worker_id, worker in list(self._workers.items()):
-            reports = tuple(worker.preempt())
+            end = WorkerEnd(kind=End.PREEMPTED, message="told to stop")
+            try:
+                reports = tuple(worker.preempt())
+            except Exception as error:
+                message = f"told to stop, but not all jobs could be saved: {last_line(error)}"
+                end, reports = WorkerEnd(kind=End.LOST, message=message), _last_reports(worker)
             status = worker.status()
             self.stop_worker(worker_id)
-            self._observed.append(
-                Observation(
-                    worker_id=worker_id,
-                    reports=reports,
-                    status=status,
-                    end=WorkerEnd(kind=End.PREEMPTED, message="told to stop"),
-                )
-            )
+            self._observed.append(Observation(worker_id=worker_id, reports=reports, status=status, end=end))
 
     def poll(self, timeout_seconds: float) -> list[Observation]:
-        """One step of every worker, however long that takes."""
+        """One step of every worker, however long that takes.
+
+        Raises:
+            WorkerError: All devices are lost to this process.
+        """
+        if self._lost and not self._observed and not self.devices():
+            raise WorkerError(f"{'; '.join(self._lost.values())}: start again, to go on from the last checkpoints")
         for worker_id, worker in list(self._workers.items()):
             try:
                 if worker_id not in self._loaded:
@@ -117,8 +130,13 @@ class InProcessCluster:
                 reports = tuple(worker.step()) if not worker.is_idle else ()
                 self._observed.append(Observation(worker_id=worker_id, reports=reports, status=worker.status()))
             except Exception as error:
+                end = end_of(error)
+                if end.kind is End.LOST:
+                    # Whatever runs there next from this process would end so too.
+                    self._lost[self._places[worker_id]] = f"{self._places[worker_id]}: {end.message}"
+                reports = _last_reports(worker)
                 self.stop_worker(worker_id)
-                self._observed.append(Observation(worker_id=worker_id, reports=(), status=None, end=end_of(error)))
+                self._observed.append(Observation(worker_id=worker_id, reports=reports, status=None, end=end))
         # Kept in the object until here, for what breaks a poll off must not lose what was seen before.
         observed, self._observed = self._observed, []
         return observed
@@ -129,6 +147,7 @@ class InProcessCluster:
     def stop_worker(self, worker_id: str) -> None:
         """Forget it; its memory goes with it."""
         self._workers.pop(worker_id, None)
+        self._places.pop(worker_id, None)
         self._loaded.discard(worker_id)
 
     def disconnect(self) -> None:
@@ -138,3 +157,10 @@ class InProcessCluster:
     def shutdown(self) -> None:
         """Forget all workers."""
         self._workers.clear()
+
+
+def _last_reports(worker: Worker) -> tuple[Report, ...]:
+    """What a worker that has raised still has to tell, if it can."""
+    with suppress(Exception):
+        return tuple(worker.last_reports())
+    return ()

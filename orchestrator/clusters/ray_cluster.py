@@ -134,7 +134,9 @@ class RayCluster(RayWorkers):
                 continue
             on_node = NodeAffinitySchedulingStrategy(node_id, soft=False)
             share = max(1, num_workers // max(1, len(nodes)))
-            remote_probe = ray.remote(probe).options(num_cpus=0, num_gpus=num_gpus, scheduling_strategy=on_node)
+            remote_probe = ray.remote(max_calls=1)(probe).options(
+                num_cpus=0, num_gpus=num_gpus, scheduling_strategy=on_node
+            )
             found: list[Device] = (
                 host_devices(share, num_cpus=num_cpus)
                 if self._is_local and not num_gpus

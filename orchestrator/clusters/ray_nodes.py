@@ -78,13 +78,13 @@ class RayNodes:
         self._not_before: dict[str, float] = {}
         self._refused: set[str] = set()
         """Nodes of which it was said that they are not used."""
-        self._measured: dict[str, int] = {}
-        """Bytes of a device by node name, of nodes whose memory our own workers hold already."""
+        self._measured: dict[tuple[str, int | None], int] = {}
+        """Bytes of a device by node name and GPU, of those whose memory our own workers hold already."""
 
     def remember(self, device: Device) -> None:
         """A device of a node where workers live already: what is free there now says nothing of it."""
-        if device.node is not None and device.kind == "cpu":
-            self._measured[device.node] = device.memory_bytes
+        if device.node is not None:
+            self._measured[device.node, device.index] = device.memory_bytes
 
     def doubt(self, device: Device) -> None:
         """A worker was lost on it: nothing is put on its node before the node itself has answered again.
@@ -186,7 +186,7 @@ class RayNodes:
         if found and found[0].kind == "cuda":
             shares = int(1 / self._wanted.num_gpus)
             found = [
-                replace(device, memory_bytes=int(device.memory_bytes * self._wanted.num_gpus))
+                replace(device, memory_bytes=int(device.memory_bytes * self._wanted.num_gpus), is_shared=shares > 1)
                 for device in found
                 for _ in range(shares)
             ]
@@ -195,7 +195,7 @@ class RayNodes:
                 device,
                 id=f"{name}-{device.kind}-{number}",
                 node=name,
-                memory_bytes=self._measured.get(name, device.memory_bytes),
+                memory_bytes=self._measured.get((name, device.index), device.memory_bytes),
                 num_cpus=self._wanted.num_cpus or device.num_cpus,
             )
             for number, device in enumerate(found[:room])

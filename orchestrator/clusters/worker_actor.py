@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 from jobs.records import Assignment
 from orchestrator.clusters import AdoptedWorker, Observation
-from orchestrator.clusters.host import quiet_libraries
+from orchestrator.clusters.host import limit_memory, quiet_libraries
 from orchestrator.clusters.worker_loop import WorkerLoop
 from orchestrator.decision import (
     NewWorker,
@@ -19,7 +19,7 @@ from workers.confinement import work_in_empty_folder
 from workers.settings import WorkerSettings
 from workers.worker import Worker
 
-PROTOCOL = 4
+PROTOCOL = 5
 """Of the calls below and of what goes through them. A worker of another one, left by an upgrade, is not adopted."""
 
 
@@ -38,6 +38,7 @@ class WorkerActor:
             import torch
 
             torch.set_num_threads(worker.device.num_cpus)
+            limit_memory(worker.device)
             return Worker(worker.id, worker.base, settings, device=worker.device.kind)
 
         self._worker = worker

@@ -4,13 +4,38 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
 
-from jobs.records import Assignment, JobState, StateReport, WorkerStatus
-from orchestrator.clusters import End, Observation, WorkerEnd, end_of, load
+from jobs.records import Assignment, JobState, Report, StateReport, WorkerStatus
+from orchestrator.clusters import End, Observation, WorkerEnd, end_of, last_line, load
 from orchestrator.clusters.outbox import Outbox
 from workers.worker import Worker
 
 _LOOK_SECONDS = 0.05
+
+
+@dataclass
+class _Commands:
+    """What is to be done with jobs at the next step boundary."""
+
+    released: list[str] = field(default_factory=list)
+    assigned: list[Assignment] = field(default_factory=list)
+    called_back: list[str] = field(default_factory=list)
+    priorities: dict[str, int] = field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        return bool(self.released or self.assigned or self.called_back or self.priorities)
+
+    def apply(self, worker: Worker) -> None:
+        """On the thread that steps."""
+        for job_id in self.released:
+            worker.release(job_id)
+        worker.assign(self.assigned)
+        for job_id in self.called_back:
+            worker.hand_back(job_id)
+        for job_id, priority in self.priorities.items():
+            worker.prioritise(job_id, priority)
 
 
 class WorkerLoop:
@@ -30,11 +55,8 @@ class WorkerLoop:
         self._worker_id = worker_id
         self._build = build
         self._changed = threading.Condition()
-        self._assigned: list[Assignment] = list(jobs)
-        self._released: list[str] = []
-        self._called_back: list[str] = []
-        self._priorities: dict[str, int] = {}
-        """Changed since the last step."""
+        self._commands = _Commands(assigned=list(jobs))
+        """Since the last step."""
         self._attempts = {job.job_id: job.attempt for job in jobs}
         self._outbox = outbox or Outbox()
         self._status: WorkerStatus | None = None
@@ -51,46 +73,56 @@ class WorkerLoop:
     def assign(self, jobs: Sequence[Assignment]) -> None:
         """More jobs, taken in at the next step boundary."""
         with self._changed:
-            self._assigned.extend(jobs)
+            self._commands.assigned.extend(jobs)
             self._attempts.update({job.job_id: job.attempt for job in jobs})
             self._changed.notify_all()
 
     def release(self, job_id: str) -> None:
         """Drop a job at the next step boundary."""
         with self._changed:
-            self._released.append(job_id)
+            self._commands.released.append(job_id)
             # What it was assigned again before that boundary is gone with it.
-            self._assigned = [job for job in self._assigned if job.job_id != job_id]
+            self._commands.assigned = [job for job in self._commands.assigned if job.job_id != job_id]
             self._attempts.pop(job_id, None)
             self._changed.notify_all()
 
     def hand_back(self, job_id: str) -> None:
         """Save a job at the next micro-batch boundary and drop it."""
         with self._changed:
-            self._called_back.append(job_id)
+            self._commands.called_back.append(job_id)
             self._changed.notify_all()
 
     def prioritise(self, job_id: str, priority: int) -> None:
         """Let a job count for more or less, from the next round on."""
         with self._changed:
-            self._priorities[job_id] = priority
+            self._commands.priorities[job_id] = priority
             self._changed.notify_all()
 
     def preempt(self, message: str) -> None:
         """Save all jobs where they stand and end. Returns once both are done: in any phase within a micro-batch or so.
 
+        Never raises: it runs in a thread that nobody waits for. What breaks it is what the worker ends with, after the
+        saves that have finished.
+
         Args:
             message: Why.
         """
-        worker = self._worker
-        reports = worker.preempt() if worker is not None else []
+        worker, end = self._worker, WorkerEnd(kind=End.PREEMPTED, message=message)
+        reports: list[Report] = []
+        try:
+            reports = worker.preempt() if worker is not None else []
+        except BaseException as error:
+            end = WorkerEnd(kind=End.LOST, message=f"{message}, but not all jobs could be saved: {last_line(error)}")
+        if end.kind is End.LOST:
+            reports = self._last_reports()
+        status = worker.status() if worker is not None else None
         with self._changed:
             # What an unfinished step has told comes first; one that has only begun to tokenise tells nothing more.
             while self._is_stepping and worker is not None and not worker.is_preparing:
                 self._changed.wait(_LOOK_SECONDS)
             self._outbox.add(reports)
-            self._status = worker.status() if worker is not None else self._status
-            self._end = self._end or WorkerEnd(kind=End.PREEMPTED, message=message)
+            self._status = status or self._status
+            self._end = self._end or end
             self._changed.notify_all()
 
     @property
@@ -132,34 +164,47 @@ class WorkerLoop:
         try:
             worker = self._worker = self._build()
             load(worker)
-            while self._exchange(worker):
-                reports = worker.step()
+            self._show(worker.status())
+            while (commands := self._next_commands(worker)) is not None:
+                commands.apply(worker)
+                self._show(worker.status())
+                reports = [] if worker.is_idle else worker.step()
+                status = worker.status()
                 with self._changed:
                     self._is_stepping = False
                     self._outbox.add(reports)
-                    self._status = worker.status()
+                    self._status = status
                     self._changed.notify_all()
         except BaseException as error:
+            end = end_of(error)
+            reports = self._last_reports()
             with self._changed:
                 self._is_stepping = False
-                self._end = self._end or end_of(error)
+                if self._end is None:
+                    self._outbox.add(reports)
+                self._end = self._end or end
                 self._changed.notify_all()
 
-    def _exchange(self, worker: Worker) -> bool:
-        """Apply what came in, and wait for more while there is nothing to do. False at the end."""
+    def _show(self, status: WorkerStatus) -> None:
         with self._changed:
-            while self._end is None:
-                for job_id in self._released:
-                    worker.release(job_id)
-                worker.assign(self._assigned)
-                for job_id in self._called_back:
-                    worker.hand_back(job_id)
-                for job_id, priority in self._priorities.items():
-                    worker.prioritise(job_id, priority)
-                self._released, self._assigned, self._called_back, self._priorities = [], [], [], {}
-                self._status = worker.status()
-                if not worker.is_idle:
-                    self._is_stepping = True
-                    return True
-                self._changed.wait()
-            return False
+            self._status = status
+
+    def _last_reports(self) -> list[Report]:
+        """What a worker that has raised still has to tell, if it can."""
+        with suppress(Exception):
+            return self._worker.last_reports() if self._worker is not None else []
+        return []
+
+    def _next_commands(self, worker: Worker) -> _Commands | None:
+        """What came in since the last step; waits for it while there is nothing to do. `None` at the end.
+
+        Applied by the thread that steps, without the lock on which whoever asks this worker waits: another thread may
+        be saving the jobs, and that takes as long as the disk does.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: self._end is not None or not worker.is_idle or self._commands)
+            if self._end is not None:
+                return None
+            commands, self._commands = self._commands, _Commands()
+            self._is_stepping = True
+            return commands

@@ -139,6 +139,38 @@ def test_jobs_of_a_lost_worker_go_on_at_a_new_one_from_their_checkpoints_uncharg
     assert [attempt.is_open for attempt in journal.attempts("a")] == [False, True]
 
 
+def test_a_device_that_is_lost_charges_nobody_but_the_job_that_was_alone_there_twice(
+    scheduler_of: SchedulerOf, journal: Journal
+) -> None:
+    cluster = ScriptedCluster()
+    scheduler = scheduler_of(cluster, {"a": "x", "b": "x"})
+
+    def lose(number: int, *suspects: str) -> None:
+        end = WorkerEnd(kind=End.LOST, message="CUDA error: device-side assert triggered", suspects=suspects)
+        running = [
+            one for job_id, job in scheduler.jobs.items() if job.state is JobState.STARTING
+            for one in (state(job_id, JobState.RUNNING), step(job_id, number))
+        ]  # fmt: skip
+        attempts = {job_id: job.attempt for job_id, job in scheduler.jobs.items()}
+        cluster.says(f"w{number}", *(replace(one, attempt=attempts[one.job_id]) for one in running), end=end)
+        scheduler.tick()
+
+    scheduler.tick()
+    assert not any(one.is_isolated for one in cluster.assigned[-1])
+    lose(0, "a", "b")
+    scheduler.tick()
+    assert {one.job_id: one.is_isolated for one in cluster.assigned[-1]} == {"a": True, "b": True}
+    lose(1, "a")
+    assert {job.state for job in scheduler.jobs.values()} == {JobState.PENDING}
+    scheduler.tick()
+    lose(2, "a")
+    assert scheduler.jobs["a"].state is JobState.FAILED
+    assert scheduler.jobs["a"].reason == "device"
+    assert [attempt.charged for attempt in journal.attempts("a")] == [False, False, True]
+    assert scheduler.jobs["b"].state is JobState.PENDING
+    assert [attempt.charged for attempt in journal.attempts("b")] == [False, False, False]
+
+
 def test_a_stale_attempt_is_not_heard_whatever_it_says(scheduler_of: SchedulerOf, journal: Journal) -> None:
     cluster, recorder = ScriptedCluster(), Recorder()
     scheduler = scheduler_of(cluster, {"a": "x"}, recorder)

@@ -74,6 +74,35 @@ def test_whatever_was_measured_more_tokens_never_need_less(seen: list[tuple[int,
     assert predicted[0] >= 0
 
 
+def test_the_first_large_pack_is_admitted_by_the_bound_from_shapes_not_by_a_line_through_small_ones() -> None:
+    fit = MemoryFit(SHAPE)
+    for tokens in range(60, 120, 10):
+        # Half of what the shapes say, as far as small packs show.
+        small = PackLoad(tokens=tokens, labels=tokens // 2, squares=tokens * 10)
+        fit.observe(small, SHAPE.pack_bytes(small) // 2)
+    large = PackLoad(tokens=4096, labels=2048, squares=40960)
+    assert fit.predict(large) < 0.6 * SHAPE.pack_bytes(large)
+    assert fit.bound(large) >= SHAPE.pack_bytes(large)
+    # As many tokens, in one row that is longer than any before: that is far from what was measured, too.
+    long_row = PackLoad(tokens=100, labels=50, squares=100**2)
+    assert fit.bound(long_row) >= SHAPE.pack_bytes(long_row)
+    # The margin grows with the distance, up to twice the largest pack; what was measured needs none.
+    near = [PackLoad(tokens=n, labels=n // 2, squares=n * 10) for n in (110, 140, 180, 220)]
+    margins = [fit.bound(load) / fit.predict(load) for load in near]
+    assert margins == sorted(margins)
+    assert margins[0] == 1.0
+    assert 1.5 <= margins[-1] <= 1.6
+    # Each pack measured lets the next be up to twice as large.
+    fit.observe(PackLoad(tokens=2048, labels=1024, squares=20480), SHAPE.pack_bytes(large) // 4)
+    assert fit.bound(large) < 0.9 * SHAPE.pack_bytes(large)
+
+
+def test_what_is_resident_on_a_cpu_has_no_part_in_what_runs_together(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    worker = make_worker(tiny_llama(), {"job": make_data(1, [9, 5, 12, 7])}, tmp_path)
+    train(worker, [make_spec("job", training={"max_steps": 12, "per_device_train_batch_size": 4})])
+    assert worker._admission.fit.num_observed() == 0
+
+
 demands = st.builds(Demand, adapter_bytes=st.integers(0, 10**9), worst_tokens=st.just(10), worst_labels=st.just(5))
 
 
