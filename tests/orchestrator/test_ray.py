@@ -104,13 +104,15 @@ def test_a_base_that_cannot_be_loaded_is_reported_with_its_tracebacks_last_line(
 ) -> None:
     broken = shutil.copytree(tiny_base, tmp_path / "broken")
     weights = broken / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:1000])
     specs = write_specs({"model": {"model_name_or_path": str(broken)}}, {})
     scheduler = schedule(specs, cluster, tmp_path, Recorder())
+    # The checks were sound; what is damaged after them is found by the worker.
+    weights.write_bytes(weights.read_bytes()[:1000])
     drive(scheduler)
     failed, healthy = scheduler.jobs.values()
     assert (failed.state, failed.reason) == (JobState.FAILED, "worker_lost")
-    assert "BaseModelError: the weights cannot be loaded" in failed.message
+    assert "BaseModelError: " in failed.message
+    assert "model.safetensors" in failed.message or "weights" in failed.message
     assert healthy.state is JobState.SUCCEEDED
 
 

@@ -169,7 +169,8 @@ print([list(open_rows(block, field="f")) for _ in range(2)])
     ran = subprocess.run(
         [sys.executable, "-c", script],
         cwd=tmp_path,
-        env=os.environ | {"HF_ENDPOINT": server, "HF_HOME": str(tmp_path / "hf"), "PYTHONPATH": os.getcwd()},
+        env=os.environ
+        | {"HF_ENDPOINT": server, "HF_HOME": str(tmp_path / "hf"), "PYTHONPATH": os.getcwd(), "HF_HUB_OFFLINE": "0"},
         capture_output=True,
         text=True,
     )
