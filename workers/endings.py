@@ -192,15 +192,15 @@ class Endings:
             Whether it was here.
         """
         had = job_id in self._jobs
-        for one in self._saver.collect(job_id):
-            if one.record is not None:
-                self._report_saved(one)
         run = self._jobs.drop(job_id)
         prepared = self._forget(job_id)
-        if run is not None or prepared is not None:
-            self._saver.forget(job_id)
         run = run or prepared
-        if run is not None and run.adapter.factors.slot is not None:
+        if run is None:
+            return had
+        saved = self._saver.forget(job_id)
+        if saved is not None and saved.record is not None:
+            self._report_saved(saved)
+        if run.adapter.factors.slot is not None:
             run.adapter.factors.slot.give_back()
         return had
 

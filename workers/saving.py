@@ -282,13 +282,21 @@ class JobSaver:
         job = self._jobs.get(job_id)
         return job is not None and job.held_for is not None
 
-    def forget(self, job_id: str) -> None:
-        """The job leaves. What is under way ends by itself, and counts for nothing."""
-        self._jobs.pop(job_id, None)
+    def forget(self, job_id: str) -> Saved | None:
+        """The job leaves. What is under way ends by itself, and counts for nothing.
+
+        Returns:
+            What came of its last save, where that has ended and was not collected.
+        """
+        job = self._jobs.pop(job_id, None)
+        ended = (
+            job.under_way.result() if job is not None and job.under_way is not None and job.under_way.done() else None
+        )
         if self._uploads is not None:
             self._uploads.forget(job_id)
         if self._storage is not None and self._root is not None:
             self._writer.submit(self._storage.clear, self._root / job_id)
+        return ended
 
     def _has_room_again(self, job: _Enrolled) -> bool:
         if self._now() < job.retry_at or self._root is None or job.held_for is None:
