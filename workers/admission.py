@@ -15,7 +15,7 @@ from workers.base_model import BaseModel
 from workers.confinement import within
 from workers.dataset import JobData
 from workers.job_run import JobRun
-from workers.memory import BaseShape, Demand, demand, without_chunks, worker_bytes
+from workers.memory import BaseShape, Demand, demand, worker_bytes
 from workers.memory_fit import MemoryFit
 from workers.memory_meter import USABLE, device_bytes, rounded_down
 from workers.passing import is_passing
@@ -48,7 +48,7 @@ class Admission:
         self._dtype = dtype_for(base.dtype)
         grouped = device.type == "cuda" if settings.grouped is None else settings.grouped
         self._stacks = AdapterStacks(base.groups, self._dtype, device) if grouped else None
-        self.shape = _shape(base)
+        self.shape = BaseShape.of(base.structure, base.dtype.itemsize)
         self.fit = MemoryFit(self.shape)
         """What packs take, by those that were measured."""
         self._promised_bytes = settings.capacity_bytes
@@ -115,11 +115,6 @@ class Admission:
             f"{needs.worst_tokens} tokens) of {self.capacity_bytes / 2**30:.2f} GiB; "
             + ("other processes hold the rest of the device" if is_taken else f"lower {advice}")
         )
-
-
-def _shape(base: BaseModel) -> BaseShape:
-    shape = BaseShape.of(base.structure, base.dtype.itemsize)
-    return shape if base.has_plain_head else without_chunks(shape)
 
 
 def _capacity(promised_bytes: int | None, base_bytes: int, device: torch.device) -> int:

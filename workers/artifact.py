@@ -211,6 +211,8 @@ def why_not_vllm(source: Provenance, targets: Mapping[str, Target]) -> str | Non
     """Why vLLM is not said to serve the adapter unmerged, or `None` where it does."""
     if source.model_type not in _VLLM_MODELS:
         return f"vLLM is not known to serve adapters of {source.model_type} models unmerged"
+    if any(target.is_head for target in targets.values()):
+        return "vLLM is not known to serve adapters on the output head unmerged"
     if max(target.r for target in targets.values()) > _VLLM_RANKS[-1]:
         return f"vLLM cannot serve it unmerged: its largest rank is {_VLLM_RANKS[-1]}"
     return None

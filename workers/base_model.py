@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -202,6 +202,7 @@ class BaseModel:
                 value=key.model_name_or_path,
             )
         self.has_plain_head = self._lanes[0].plain_head = probe.has_plain_head(self.lay_out)
+        self.structure = replace(self.structure, plain_head=self.has_plain_head)
 
     @classmethod
     def load(cls, key: BaseKey, device: torch.device | str = "cpu") -> BaseModel:

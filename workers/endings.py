@@ -135,7 +135,8 @@ class Endings:
         folder = self._settings.staging_dir / run.job_id
         # Of an earlier attempt here, whose adapter could not be published, or that was called away meanwhile.
         discard(folder)
-        artifact.export(run.adapter, self._base.shapes, source, folder, beside_text=self._base.structure.beside_text)
+        structure = self._base.structure
+        artifact.export(run.adapter, structure.adaptable, source, folder, beside_text=structure.beside_text)
         if self._saver.has_store:
             self._saver.upload(run.job_id, folder, self._reports.attempt(run.job_id))
             return

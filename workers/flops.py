@@ -30,6 +30,9 @@ class AdapterCost:
     """What operations depend on in an adapter."""
 
     num_parameters: int
+    """Of its factors within the base's body, which run over all tokens."""
+    head_parameters: int = 0
+    """Of those on the output head, which run over label tokens."""
     lowest: int
     """Place of its first linear in the order of the base's: below it the backward ends."""
 
@@ -101,8 +104,11 @@ class FlopCount:
     def adapter(self, targets: Mapping[str, Target]) -> AdapterCost:
         """Of a job's factors, by full module name."""
         return AdapterCost(
-            num_parameters=sum(target.num_parameters for target in targets.values()),
-            lowest=min((self._place[name] for name in targets), default=len(self._linears)),
+            num_parameters=sum(one.num_parameters for one in targets.values() if not one.is_head),
+            head_parameters=sum(one.num_parameters for one in targets.values() if one.is_head),
+            lowest=min(
+                (self._place[name] for name, one in targets.items() if not one.is_head), default=len(self._linears)
+            ),
         )
 
     def pack(self, kind: Kind, loads: Collection[FlopLoad]) -> int:
@@ -111,10 +117,14 @@ class FlopCount:
         tokens = sum(load.tokens for load in loads)
         attention = 2 * self._attention_width * sum(load.squares for load in loads)
         total = 2 * tokens * self._all_linears + attention * self._num_layers
-        total += (4 if trains else 2) * self._head * sum(load.labels for load in loads)
+        lowest = min((load.adapter.lowest for load in loads), default=len(self._linears))
+        # Where factors on the head are all that trains, hidden states need no gradient.
+        into_body = trains and lowest < len(self._linears)
+        total += (4 if into_body else 2) * self._head * sum(load.labels for load in loads)
+        total += (6 if trains else 2) * sum(load.adapter.head_parameters * load.labels for load in loads)
         total += (6 if trains else 2) * sum(load.adapter.num_parameters * load.tokens for load in loads)
         if trains:
-            linears, layers = self._backward(min(load.adapter.lowest for load in loads))
+            linears, layers = self._backward(lowest)
             total += 2 * tokens * linears + 2 * attention * layers
         return total
 

@@ -25,6 +25,7 @@ from transformers.pytorch_utils import Conv1D
 
 from workers import attention, layout
 from workers.dataset import Row
+from workers.head_adapter import adapted_head_losses, adapted_logits, find_head_runs
 from workers.lora import MultiAdapterLinear, Router, Segment
 from workers.loss import LabelLosses, head_losses, logit_losses
 from workers.products import linear
@@ -94,6 +95,7 @@ class Lane:
         self._layers = tuple(layers.values())
         head = tree.get_output_embeddings()
         assert isinstance(head, nn.Module)
+        self._head_name = next(name for name, module in tree.named_modules() if module is head)
         self._head = LabelHead(head)
         tree.set_output_embeddings(self._head)  # pyright: ignore[reportArgumentType]
         self.can_checkpoint = False
@@ -148,7 +150,12 @@ class Lane:
         """Logits (N, V) and labels (N,) of all label tokens in pack order, and the number of padding positions."""
         pack = lay_out(rows, self.tree.device)
         self.router.route(segments, pack.token_index_T)
+        runs = find_head_runs(rows, segments, self._head_name)
         try:
+            if runs is not None:
+                head = self._plain_head
+                logits_NV = adapted_logits(self._hidden(pack), head.weight, head.bias, runs)
+                return logits_NV, pack.labels_N, pack.num_padding
             return self.pack_logits(pack), pack.labels_N, pack.num_padding
         finally:
             self._forget()
@@ -190,9 +197,18 @@ class Lane:
         weights_N = weights_N.to(self.tree.device)
         if not self.plain_head:
             return logit_losses(self.pack_logits(pack), pack.labels_N, weights_N)
-        head = self._head.head
-        assert isinstance(head, nn.Linear)
+        head = self._plain_head
+        runs = find_head_runs(rows, segments, self._head_name)
+        if runs is not None:
+            hidden_ND = self._hidden(pack)
+            return adapted_head_losses(hidden_ND, head.weight, head.bias, pack.labels_N, weights_N, runs)
         return head_losses(self._hidden(pack), head.weight, head.bias, pack.labels_N, weights_N)
+
+    @property
+    def _plain_head(self) -> nn.Linear:
+        assert self.plain_head
+        assert isinstance(self._head.head, nn.Linear)
+        return self._head.head
 
     def _hidden(self, pack: layout.LaidOut) -> Tensor:
         """(N, D) of the positions that predict a label."""

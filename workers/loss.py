@@ -63,6 +63,26 @@ def token_losses(logits_NV: Tensor, labels_N: Tensor) -> Tensor:
     return F.cross_entropy(logits_NV, labels_N, reduction="none")
 
 
+def exact_dtype(hidden_ND: Tensor) -> torch.dtype:
+    """What losses are computed in."""
+    return torch.float64 if hidden_ND.dtype == torch.float64 else torch.float32
+
+
+def label_terms(logits_nV: Tensor, labels_n1: Tensor) -> tuple[Tensor, Tensor]:
+    """Losses of a chunk's labels, and whether each is the most likely token.
+
+    Softmax works row by row; a plain exponential runs over the borders of rows, and with a NaN in the one it was seen
+    to round the next one otherwise.
+    """
+    return -logits_nV.log_softmax(dim=-1).gather(1, labels_n1)[:, 0], logits_nV.argmax(dim=-1) == labels_n1[:, 0]
+
+
+def logit_gradients(logits_nV: Tensor, labels_n1: Tensor, weights_n1: Tensor) -> Tensor:
+    """Gradient of a chunk's weighted losses by its logits: weight · (softmax - one-hot)."""
+    d_logits_nV = logits_nV.softmax(dim=-1).mul_(weights_n1)
+    return d_logits_nV.scatter_add_(1, labels_n1, -weights_n1)
+
+
 class _HeadLosses(torch.autograd.Function):
     """Product with the head, log-softmax, and both their backwards, chunk by chunk in the forward."""
 
@@ -70,7 +90,7 @@ class _HeadLosses(torch.autograd.Function):
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx, hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None, labels_N: Tensor, weights_N: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        exact = torch.float64 if hidden_ND.dtype == torch.float64 else torch.float32
+        exact = exact_dtype(hidden_ND)
         needs_gradient = ctx.needs_input_grad[0]
         d_hidden_ND = torch.empty_like(hidden_ND) if needs_gradient else None
         losses_N = torch.empty(len(labels_N), dtype=exact, device=hidden_ND.device)
@@ -81,14 +101,9 @@ class _HeadLosses(torch.autograd.Function):
             chunk = slice(start, start + size)
             labels_n = labels_N[chunk, None]
             logits_nV = F.linear(apart(hidden_ND[chunk]), weight_VD, bias_V).to(exact)
-            hits_N[chunk] = logits_nV.argmax(dim=-1) == labels_n[:, 0]
-            # Softmax works row by row; a plain exponential runs over the borders of rows, and with a NaN in the one it
-            # was seen to round the next one otherwise.
-            losses_N[chunk] = -logits_nV.log_softmax(dim=-1).gather(1, labels_n)[:, 0]
+            losses_N[chunk], hits_N[chunk] = label_terms(logits_nV, labels_n)
             if d_hidden_ND is not None:
-                weight_n = weights_N[chunk, None]
-                d_logits_nV = logits_nV.softmax(dim=-1).mul_(weight_n)
-                d_logits_nV.scatter_add_(1, labels_n, -weight_n)
+                d_logits_nV = logit_gradients(logits_nV, labels_n, weights_N[chunk, None])
                 d_hidden_ND[chunk] = apart(d_logits_nV.to(hidden_ND.dtype)) @ weight_VD
         if d_hidden_ND is not None:
             ctx.save_for_backward(d_hidden_ND)

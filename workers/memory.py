@@ -8,7 +8,7 @@ fits its own figures to what it measures (`memory_fit.py`).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -100,6 +100,7 @@ class Demand:
     """What one job asks of a worker."""
 
     adapter_bytes: int
+    """Its adapter with gradient and moments, and what factors on the output head keep beside a pack's activations."""
     worst_tokens: int
     """Tokens of its largest possible micro-batch."""
     worst_labels: int
@@ -116,13 +117,26 @@ def demand(spec: JobSpec, data: JobData, targets: Mapping[str, Target], itemsize
     passes: list[tuple[TokenisedRows, int]] = [(data.train, spec.training.per_device_train_batch_size)]
     if data.evaluation is not None:
         passes.append((data.evaluation, spec.training.per_device_eval_batch_size))
+    worst_tokens = max(_largest(rows.lengths, size) for rows, size in passes)
+    worst_labels = max(_largest(rows.label_counts, size) for rows, size in passes)
+    head = next((target for target in targets.values() if target.is_head), None)
+    more = 0 if head is None else _head_bytes(head, worst_tokens, worst_labels, itemsize)
     return Demand(
-        adapter_bytes=adapter_bytes(targets, itemsize),
-        worst_tokens=max(_largest(rows.lengths, size) for rows, size in passes),
-        worst_labels=max(_largest(rows.label_counts, size) for rows, size in passes),
+        adapter_bytes=adapter_bytes(targets, itemsize) + more,
+        worst_tokens=worst_tokens,
+        worst_labels=worst_labels,
         worst_squares=max(_largest(rows.lengths**2, size) for rows, size in passes),
         checkpointing=spec.training.gradient_checkpointing,
     )
+
+
+def _head_bytes(head: Target, tokens: int, labels: int, itemsize: int) -> int:
+    """What factors on the head need for a micro-batch: copies of a chunk of logits, hidden states under dropout."""
+    chunk = min(labels, chunk_labels(head.out_features))
+    # Of the chunk: the sum in the adapter's dtype, the same rounded, its gradient; inputs and what flows back to them.
+    logits = chunk * (3 * head.out_features + 3 * head.in_features) * itemsize
+    # The mask is drawn for all tokens, in fp32 and then as booleans; gradients of all labels wait for the backward.
+    return logits + tokens * head.in_features * 5 + labels * head.in_features * (itemsize + 1)
 
 
 def _largest(values: np.ndarray, count: int) -> int:
@@ -176,8 +190,3 @@ def find_token_budget(base: BaseShape, demands: Iterable[Demand], capacity_bytes
     free = max(room - sum(one.adapter_bytes for one in demands), room // 2)
     tokens = max(1, free // base.token_bytes)
     return min(MAX_TOKEN_BUDGET, max(MIN_TOKEN_BUDGET, 2 ** (tokens.bit_length() - 1)))
-
-
-def without_chunks(base: BaseShape) -> BaseShape:
-    """The shape of a base whose logits cannot be had chunk by chunk."""
-    return replace(base, chunked_head=False)

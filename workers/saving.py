@@ -142,7 +142,7 @@ class JobSaver:
                 run.spec,
                 self._key,
                 run.adapter.targets,
-                self._base.shapes,
+                self._base.structure.adaptable,
                 beside_text=self._base.structure.beside_text,
             ),
         )

@@ -105,7 +105,9 @@ class AdapterStacks:
     def allocate(self, targets: Mapping[str, Target]) -> Adapter | None:
         """A zero-filled adapter in a slot, or `None` where grouped products cannot take its shapes."""
         multiple = _STRIDE_BYTES // self._dtype.itemsize
-        if any(target.in_features % multiple or target.out_features % multiple for target in targets.values()):
+        # The head's factors lie there with the others, but no grouped product reads them.
+        inside = [target for target in targets.values() if not target.is_head]
+        if not inside or any(target.in_features % multiple or target.out_features % multiple for target in inside):
             return None
         padded = {name: replace(one, r=-(-one.r // multiple) * multiple) for name, one in targets.items()}
         layout = Layout.of(padded, self._groups, self._dtype)

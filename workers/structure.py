@@ -70,6 +70,13 @@ class Structure:
     sees_later_tokens: bool
     experts: Experts | None
 
+    @property
+    def adaptable(self) -> dict[str, LinearShape]:
+        """The linears that can carry adapters, the output head last where it can."""
+        if self.head is None or self.head_shape is None or self.head_is_tied or not self.plain_head:
+            return self.shapes
+        return {**self.shapes, self.head: self.head_shape}
+
 
 _KNOWN: dict[tuple[object, ...], Structure] = {}
 """Read already: a checker meets the same bases again and again."""

@@ -27,7 +27,13 @@ def no_such_target(entry: str, structure: Structure) -> str:
                 "is the output head, whose weight is the input embedding's too in this base (tied embeddings): an "
                 "adapter would train the one and not the other; leave it out"
             )
-        return "is the output head, whose product this version computes for all jobs of a pack at once; leave it out"
+        if not structure.plain_head:
+            return (
+                "is the output head, whose logits this base changes after the product (scaled, capped or cut); "
+                "adapters on such a head are not supported; leave it out"
+            )
+        if structure.head_shape is not None:
+            return "is the output head, which all-linear leaves out; name it under lora.target_modules to train it"
     experts = structure.experts
     if experts is not None and (last in _IN_EXPERTS or any(matches(name, entry) for name in experts.names)):
         return (

@@ -22,6 +22,8 @@ class Target:
     alpha: float
     scale: float
     """What BA is multiplied by: α/r, or α/√r with rsLoRA."""
+    is_head: bool = False
+    """The output head, which runs over label tokens only and outside the model's layers."""
 
     @property
     def num_parameters(self) -> int:
@@ -30,12 +32,12 @@ class Target:
 
 
 def resolve(lora: LoraSpec, structure: Structure) -> dict[str, Target]:
-    """The job's targets in the base's own module order, the output head last.
+    """The job's targets in the base's own module order, the output head last; `all-linear` leaves the head out.
 
     Raises:
         SpecError: Entries that fit nothing (nearest names offered), all of them, or nothing is left to train.
     """
-    shapes = dict(structure.shapes)
+    shapes = structure.adaptable
     problems: list[Problem] = []
 
     def hits(entries: Iterable[str], field: str, among: Iterable[str]) -> set[str]:
@@ -51,7 +53,7 @@ def resolve(lora: LoraSpec, structure: Structure) -> dict[str, Target]:
         return found
 
     everything = isinstance(lora.target_modules, str)
-    chosen = set(shapes) if everything else hits(lora.target_modules, "lora.target_modules", shapes)
+    chosen = set(structure.shapes) if everything else hits(lora.target_modules, "lora.target_modules", shapes)
     for index, entry in enumerate(lora.exclude_modules or ()):
         fitting = {name for name in shapes if matches(name, entry)}
         chosen -= fitting
@@ -77,6 +79,7 @@ def resolve(lora: LoraSpec, structure: Structure) -> dict[str, Target]:
             r=int(r),
             alpha=float(alpha),
             scale=alpha / math.sqrt(r) if lora.use_rslora else alpha / r,
+            is_head=name == structure.head,
         )
     return targets
 

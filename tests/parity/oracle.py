@@ -114,7 +114,12 @@ def train_alone(
 def _config(spec: JobSpec, model: PreTrainedModel) -> LoraConfig:
     lora = spec.lora
     head = model.get_output_embeddings()
-    names = [name for name, one in model.named_modules() if isinstance(one, nn.Linear | Conv1D) and one is not head]
+    tied = head is not None and head.weight is model.get_input_embeddings().weight
+    names = [
+        name
+        for name, one in model.named_modules()
+        if isinstance(one, nn.Linear | Conv1D) and not (tied and one is head)
+    ]
 
     def hits(entry: str) -> list[str]:
         return [name for name in names if fnmatchcase(name, entry) or fnmatchcase(name, f"*.{entry}")]

@@ -24,6 +24,7 @@ class Factors(NamedTuple):
     """A job's factors on one."""
 
     num_parameters: int
+    is_head: bool = False
 
 
 def test_time_is_shared_by_tokens_and_nothing_is_charged_twice() -> None:
@@ -104,6 +105,14 @@ def test_operations_of_a_pack_by_hand(lowest: str, backward_linears: int, backwa
     assert count.pack(Kind.EVALUATE, [load]) == forward
     backward = 2 * 7 * backward_linears + 2 * (2 * 49 * 4) * backward_layers + 2 * 22 * 3 + 4 * 5 * 7
     assert count.pack(Kind.TRAIN, [load]) == forward + backward
+
+
+def test_factors_on_the_head_run_over_label_tokens_and_need_no_backward_through_the_base() -> None:
+    count = _count()
+    load = FlopLoad(adapter=count.adapter({"head": Factors(13, is_head=True)}), tokens=7, labels=3, squares=49)
+    forward = 2 * 7 * 56 + 2 * (2 * 49 * 4) + 2 * 22 * 3 + 2 * 13 * 3
+    assert count.pack(Kind.EVALUATE, [load]) == forward
+    assert count.pack(Kind.TRAIN, [load]) == forward + 4 * 13 * 3
 
 
 def test_the_lowest_adapter_of_a_pack_sets_where_its_backward_ends() -> None:

@@ -53,6 +53,13 @@ LLAMA_SPECS: dict[str, dict[str, Any]] = {
     },
     "a rank by full names": {"r": 2, "lora_alpha": 8, "rank_pattern": {"layers.1.*.q_proj": 8}},
     "a rank by full names, rslora": {"r": 2, "use_rslora": True, "rank_pattern": {"model.layers.1.*.q_proj": 8}},
+    "the output head": {
+        "r": 3,
+        "lora_alpha": 5,
+        "target_modules": ["q_proj", "lm_head"],
+        "rank_pattern": {"lm_head": 2},
+    },
+    "the output head alone": {"r": 2, "target_modules": ["lm_head"]},
     "an alpha that divides nothing": {"r": 7, "lora_alpha": 0.3},
 }
 GPT2_SPECS: dict[str, dict[str, Any]] = {
@@ -96,7 +103,7 @@ def exported(folder: Path, model: PreTrainedModel, lora: dict[str, Any]) -> tupl
     targets = resolve(spec.lora, base.structure)
     adapter = allocate(targets, dtype=torch.float32, device=torch.device("cpu"))
     initialise(adapter, spec.lora, 3)
-    export(adapter, base.shapes, source_of(spec), folder)
+    export(adapter, base.structure.adaptable, source_of(spec), folder)
     return base, adapter, spec
 
 

@@ -25,7 +25,12 @@ def spec_of(**training: Any) -> JobSpec:
     return make_spec(
         "one",
         packing="exact",
-        lora={"r": 4, "lora_dropout": 0.2, "rank_pattern": {"*q_proj": 3}},
+        lora={
+            "r": 4,
+            "lora_dropout": 0.2,
+            "rank_pattern": {"*q_proj": 3},
+            "target_modules": ["*_proj", "lm_head"],
+        },
         training={
             "max_steps": 9,
             "per_device_train_batch_size": 2,

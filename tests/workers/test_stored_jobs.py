@@ -29,11 +29,12 @@ from workers.worker import Worker
 
 DATA = {name: make_data(number, [5, 9, 7, 4, 8, 6]) for number, name in enumerate(("moved", "other"))}
 TRAINING = {"max_steps": 6, "gradient_accumulation_steps": 3, "per_device_train_batch_size": 1, "weight_decay": 0.1}
+LORA = {"r": 4, "lora_dropout": 0.1, "target_modules": ["*_proj", "lm_head"]}
 WEIGHTS = "adapter_model.safetensors"
 
 
 def spec_of(name: str, **training: Any) -> Any:
-    return make_spec(name, packing="exact", lora={"r": 4, "lora_dropout": 0.1}, training=TRAINING | training)
+    return make_spec(name, packing="exact", lora=LORA, training=TRAINING | training)
 
 
 def worker_in(scratch: Path, uri: str | None, **settings: Any) -> Worker:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -137,6 +138,27 @@ def test_a_tied_head_is_refused_with_the_reason() -> None:
     assert caught.value.problems[0].field == "lora.target_modules[1]"
 
 
+@pytest.mark.parametrize("entry", ["lm_head", "*head"])
+def test_an_untied_head_is_a_target_where_it_is_named(entry: str) -> None:
+    targets = resolved(target_modules=["q_proj", entry], rank_pattern={"lm_head": 3})
+    assert list(targets)[-1] == "lm_head"
+    assert set(targets) == layers("q_proj") | {"lm_head"}
+    head = targets["lm_head"]
+    assert (head.in_features, head.out_features, head.r, head.is_head) == (32, 97, 3, True)
+    assert not any(target.is_head for name, target in targets.items() if name != "lm_head")
+    assert set(resolved(target_modules=["q_proj", entry], exclude_modules=["lm_head"])) == layers("q_proj")
+
+
+def test_a_head_whose_logits_are_changed_afterwards_is_refused_with_the_reason() -> None:
+    structure = replace(STRUCTURE, plain_head=False)
+    with pytest.raises(SpecError, match="changes after the product"):
+        resolve(LoraSpec(target_modules=("q_proj", "lm_head")), structure)
+
+
+def test_a_rank_for_the_head_says_that_all_linear_leaves_it_out() -> None:
+    assert "all-linear leaves out" in error_of(rank_pattern={"lm_head": 4}).message
+
+
 @pytest.mark.parametrize("entry", ["lm_head", "embed_tokens", "input_layernorm", "norm"])
 def test_excluding_what_no_job_trains_anyway_is_harmless(entry: str) -> None:
     assert set(resolved(exclude_modules=[entry])) == set(SHAPES)
@@ -168,6 +190,6 @@ def test_what_could_have_no_effect_is_an_error_at_its_own_field(lora: dict[str, 
 
 def test_all_entries_that_fit_nothing_are_told_at_once() -> None:
     with pytest.raises(SpecError) as caught:
-        resolved(target_modules=["q_prj", "v_proj", "lm_head"], exclude_modules=["nothing"])
+        resolved(target_modules=["q_prj", "v_proj", "embed_tokens"], exclude_modules=["nothing"])
     fields = [problem.field for problem in caught.value.problems]
     assert fields == ["lora.target_modules[0]", "lora.target_modules[2]", "lora.exclude_modules[0]"]
